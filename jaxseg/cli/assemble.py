@@ -1,0 +1,238 @@
+"""From a recipe's names and numbers to sources, model, loss and optimizer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxseg import data, losses, models, pretrained
+from jaxseg.cli.folder import Facts, environment
+from jaxseg.data.shapes import Shapes
+from jaxseg.data.sources import CamVid, Folder, folder
+from jaxseg.data.tfds import TFDS
+from jaxseg.errors import InputError, unknown
+from jaxseg.recipe import AugmentRecipe, DataRecipe, ModelRecipe, Recipe
+from jaxseg.train import optimizers
+from jaxseg.train.parallel import Parallel
+from jaxseg.train.variables import initialize
+from jaxseg.typing import Array, Variables
+
+_SHAPES_SEEDS = {"train": 0, "val": 1, "test": 2}
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def open_source(recipe: DataRecipe, split: str) -> Any:
+    """The source of one split of a recipe's data set.
+
+    Raises:
+        InputError: An unknown source or split, or a field that the source needs is not given.
+    """
+    openers = {"shapes": _shapes, "camvid": _camvid, "folder": _folder, "tfds": _tfds}
+    if recipe.source not in openers:
+        raise unknown("data source", recipe.source, openers)
+    source = openers[recipe.source](recipe, split)
+    if not len(source):
+        raise InputError(f"split {split!r} of {recipe.source} is empty")
+    return source
+
+
+def _shapes(recipe: DataRecipe, split: str) -> Shapes:
+    if split not in _SHAPES_SEEDS:
+        raise unknown("split of shapes", split, _SHAPES_SEEDS)
+    length = recipe.train_length if split == "train" else recipe.validation_length
+    return Shapes(length, recipe.size, seed=_SHAPES_SEEDS[split])
+
+
+def _camvid(recipe: DataRecipe, split: str) -> CamVid:
+    return CamVid(_needed(recipe, "root"), split, **_labels(recipe))
+
+
+def _folder(recipe: DataRecipe, split: str) -> Any:
+    root = Path(_needed(recipe, "root"))
+    _needed(recipe, "num_classes")
+    if recipe.images is None and recipe.masks is None:
+        return folder(root, split, **_labels(recipe))
+    images, masks = _needed(recipe, "images"), _needed(recipe, "masks")
+    return Folder(
+        root / images.replace("{split}", split),
+        root / masks.replace("{split}", split),
+        **_labels(recipe),
+    )
+
+
+def _tfds(recipe: DataRecipe, split: str) -> TFDS:
+    return TFDS(
+        _needed(recipe, "name"),
+        split,
+        data_dir=recipe.root,
+        manual_dir=recipe.manual_dir,
+        **_labels(recipe),
+    )
+
+
+def _labels(recipe: DataRecipe) -> dict[str, Any]:
+    """What the recipe says of labels; what it leaves out the source knows itself."""
+    options: dict[str, Any] = {"ignore_index": recipe.ignore_index}
+    if recipe.num_classes is not None:
+        options["num_classes"] = recipe.num_classes
+    if recipe.classes is not None:
+        options["classes"] = recipe.classes
+    if recipe.label_map is not None or recipe.reduce_zero_label:
+        options["label_map"] = data.LabelMap(
+            recipe.label_map, reduce_zero_label=recipe.reduce_zero_label
+        )
+    return options
+
+
+def _needed(recipe: DataRecipe, name: str) -> Any:
+    value = getattr(recipe, name)
+    if value is None:
+        flag = name.replace("_", "-")
+        raise InputError(f"data source {recipe.source!r} needs --data.{flag}")
+    return value
+
+
+def augmentation(
+    recipe: AugmentRecipe, size: tuple[int, int], ignore_index: int
+) -> data.TrainAugment:
+    """The training augmentation, with crops of the recipe's size or else of `size`."""
+    return data.TrainAugment(
+        recipe.crop_size or size,
+        scale=recipe.scale,
+        flip=recipe.flip,
+        photometric=recipe.photometric,
+        ignore_index=ignore_index,
+    )
+
+
+def resolve(recipe: Recipe, train_source: Any) -> Facts:
+    """What the recipe leaves to the data set and to the pretrained weights."""
+    record = train_source[0]
+    channels = record["image"].shape[-1]
+    weights = recipe.model.pretrained
+    weights = None if weights is None else pretrained.pin(weights)
+    mean, std = _normalization(recipe.model, weights, channels)
+    return Facts(
+        num_classes=train_source.num_classes,
+        classes=tuple(train_source.classes),
+        palette=tuple(map(tuple, np.asarray(train_source.palette).tolist())),
+        ignore_index=train_source.ignore_index,
+        channels=channels,
+        mean=mean,
+        std=std,
+        image_size=record["image"].shape[:2],
+        steps_per_epoch=max(1, len(train_source) // recipe.train.batch_size),
+        pretrained=weights,
+        environment=environment(),
+    )
+
+
+def _normalization(
+    recipe: ModelRecipe, weights: str | None, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    mean, std = data.IMAGENET_MEAN, data.IMAGENET_STD
+    if weights is not None:
+        mean, std = pretrained.normalization(weights)
+    if channels != len(mean):  # other sensors: what is known of RGB says nothing of them
+        mean, std = (0.5,) * channels, (0.25,) * channels
+    return tuple(recipe.mean or mean), tuple(recipe.std or std)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model and the function that its images go through first, on the device."""
+
+    model: Any
+    preprocess: Callable[[Array], Array]
+    channels: int
+
+    def init(self, seed: int) -> Variables:
+        """Random variables."""
+        return initialize(self.model, jax.random.key(seed), channels=self.channels)
+
+    def shapes(self) -> Variables:
+        """The variables' shapes and types, without computing them."""
+        images = jax.ShapeDtypeStruct((1, 64, 64, self.channels), jnp.float32)
+        return jax.eval_shape(self.model.init, jax.random.key(0), images)
+
+
+def network(recipe: ModelRecipe, facts: Facts) -> Network:
+    """The recipe's model for what the data set holds."""
+    if recipe.dtype not in _DTYPES:
+        raise unknown("dtype", recipe.dtype, _DTYPES)
+    types = {} if recipe.dtype == "float32" else {"dtype": _DTYPES[recipe.dtype]}
+    channels = {} if facts.channels == 3 else {"in_channels": facts.channels}
+    model = models.create(
+        recipe.name,
+        encoder=recipe.encoder,
+        num_classes=facts.num_classes,
+        encoder_options={**channels, **types, **recipe.encoder_options},
+        **{**types, **recipe.options},
+    )
+    return Network(model, data.normalize(facts.mean, facts.std), facts.channels)
+
+
+def loss(recipe: Recipe, facts: Facts) -> Callable[..., Any]:
+    """The recipe's weighted sum of losses."""
+    terms = {
+        "cross_entropy": recipe.loss.cross_entropy,
+        "dice": recipe.loss.dice,
+        "jaccard": recipe.loss.jaccard,
+    }
+    if recipe.loss.class_weights is not None and len(recipe.loss.class_weights) != len(
+        facts.classes
+    ):
+        raise InputError(
+            f"{len(recipe.loss.class_weights)} class weights for {len(facts.classes)} classes"
+        )
+    return losses.make_loss_fn(
+        {name: weight for name, weight in terms.items() if weight},
+        ignore_index=facts.ignore_index,
+        class_weights=recipe.loss.class_weights,
+        aux_weight=recipe.loss.aux_weight,
+    )
+
+
+def learning_rate(recipe: Recipe, steps: int) -> optax.Schedule:
+    """The learning rate over `steps` optimizer steps."""
+    build = {"cosine": optimizers.cosine, "poly": optimizers.poly}[recipe.optimizer.schedule]
+    return build(
+        recipe.optimizer.learning_rate, steps, warmup_steps=round(recipe.optimizer.warmup * steps)
+    )
+
+
+def optimizer(recipe: Recipe, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The recipe's optimizer."""
+    build = {"adamw": optimizers.adamw, "sgd": optimizers.sgd}[recipe.optimizer.name]
+    chain = build(
+        schedule,
+        weight_decay=recipe.optimizer.weight_decay,
+        clip_norm=recipe.optimizer.clip_norm,
+    )
+    return optimizers.freeze(chain, ("encoder",)) if recipe.model.freeze_encoder else chain
+
+
+def frozen_statistics(recipe: ModelRecipe) -> tuple[str, ...]:
+    """The path prefixes whose BatchNorm layers keep their statistics."""
+    return {"none": (), "encoder": ("encoder",), "all": ("",)}[recipe.freeze_statistics]
+
+
+def parallel(recipe: Recipe) -> Parallel:
+    """The recipe's strategy over the devices it asks for."""
+    devices = jax.local_devices()
+    wanted = recipe.train.devices
+    if wanted is not None and not 1 <= wanted <= len(devices):
+        raise InputError(f"train.devices is {wanted}, but there are {len(devices)}")
+    devices = devices[:wanted]
+    for size in (recipe.train.batch_size, recipe.train.eval_batch_size):
+        if size is not None and (size < 1 or size % len(devices)):
+            raise InputError(
+                f"a batch of {size} cannot be divided over {len(devices)} devices: make it a multiple, "
+                "or use fewer (--train.devices)"
+            )
+    return Parallel(recipe.train.parallel, devices)

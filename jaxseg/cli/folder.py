@@ -1,0 +1,113 @@
+"""A run folder: its recipe, the facts that evaluation and prediction need, its checkpoints and its log."""
+
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxseg import recipe as recipes
+from jaxseg.errors import InputError
+from jaxseg.recipe import Recipe
+from jaxseg.train.checkpoint import Checkpoint
+
+_PACKAGES = ("jaxseg", "jax", "jaxlib", "flax", "optax", "numpy", "grain", "albumentations")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run's model is and sees, resolved from its recipe and its data set; kept as `run.json`."""
+
+    num_classes: int
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_index: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: tuple[int, int]
+    steps_per_epoch: int
+    pretrained: str | None
+    environment: dict[str, Any]
+
+
+class RunFolder:
+    """The files of one run, which `create` makes."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.last = Checkpoint(self.path / "checkpoints" / "last")
+        self.best = Checkpoint(self.path / "checkpoints" / "best")
+
+    def create(self, recipe: Recipe, facts: Facts) -> None:
+        """Makes the folder, which must not exist yet or be empty, and writes recipe and facts.
+
+        Raises:
+            InputError: The folder holds something already, or cannot be written.
+        """
+        try:
+            self.check_new()
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "run.json").write_text(json.dumps(asdict(facts), indent=2) + "\n")
+            recipes.save(recipe, self.path / "recipe.json")  # last: a folder with a recipe is whole
+        except OSError as error:
+            raise InputError(f"cannot write the run folder {self.path}: {error}") from error
+
+    def check_new(self) -> None:
+        """Raises an `InputError` where something is already."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise InputError(f"{self.path} exists already: name another --run, or --resume it")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that the run was started with."""
+        if not (self.path / "recipe.json").is_file():
+            raise InputError(f"{self.path} is not a run folder: it holds no recipe.json")
+        return recipes.load(self.path / "recipe.json")
+
+    @property
+    def facts(self) -> Facts:
+        """What the run's model is and sees."""
+        try:
+            values = json.loads((self.path / "run.json").read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise InputError(f"{self.path} is not a whole run folder: run.json: {error}") from error
+        missing = {field.name for field in fields(Facts)} - values.keys()
+        if missing:
+            raise InputError(f"{self.path / 'run.json'} lacks {', '.join(sorted(missing))}")
+        values = {field.name: values[field.name] for field in fields(Facts)}
+        for name in ("classes", "mean", "std", "image_size"):
+            values[name] = tuple(values[name])
+        values["palette"] = tuple(tuple(colour) for colour in values["palette"])
+        return Facts(**values)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, command and git state, so that a run can be repeated."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": sys.version.split()[0],
+        "versions": versions,
+        "devices": [device.device_kind for device in jax.devices()],
+        "command": shlex.join(["jaxseg", *sys.argv[1:]]),
+        "git": _git_state(),
+    }
+
+
+def _git_state() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

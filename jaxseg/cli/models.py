@@ -1,0 +1,36 @@
+"""`jaxseg models`: the architectures and encoders that a recipe can name, with their sizes."""
+
+import inspect
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from jaxseg import encoders, models
+from jaxseg.cli import arguments
+
+
+def main(argv: Sequence[str]) -> int:
+    """Lists what `create` knows; parameters are counted, nothing is computed."""
+    parser = arguments.parser("models", "List architectures and encoders with their parameters.")
+    parser.parse_args(argv)
+    table = Table("architecture", *encoders.names(), title="Parameters for 21 classes, in millions")
+    for name in models.names():
+        counts = (f"{_parameters(name, encoder) / 1e6:.1f}" for encoder in encoders.names())
+        table.add_row(name, *counts)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for name in models.names():
+        summary = (inspect.getdoc(getattr(models, name)) or "").partition("\n")[0]
+        console.print(f"{name}: {summary}")
+    console.print('An encoder of your own: --model.encoder "package.module:builder"')
+    return 0
+
+
+def _parameters(name: str, encoder: str) -> int:
+    model = models.create(name, encoder=encoder, num_classes=21)
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))

@@ -1,0 +1,95 @@
+"""`jaxseg predict RUN IMAGE_OR_FOLDER... --out DIR`: class indices, colours and overlay of each image."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from jaxseg.cli import arguments, assemble
+from jaxseg.cli import evaluate as evaluation
+from jaxseg.cli.folder import RunFolder
+from jaxseg.data.decode import SUFFIXES, decode_image
+from jaxseg.errors import InputError
+from jaxseg.inference.predict import make_predict
+from jaxseg.report.overlay import colorize, overlay
+
+
+def main(argv: Sequence[str]) -> int:
+    """Segments images and writes three PNGs for each, at the image's own size."""
+    parser = arguments.parser(
+        "predict",
+        "Segment images. For each NAME.jpg: NAME.index.png (class ids), NAME.colour.png, NAME.overlay.png.",
+    )
+    parser.add_argument("run", help="a run folder")
+    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
+    parser.add_argument("--out", required=True, help="the folder to write to")
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    options = parser.parse_args(argv)
+    run = RunFolder(options.run)
+    recipe, facts = run.recipe, run.facts
+    files = find_images(options.images)
+    network = assemble.network(recipe.model, facts)
+    variables = evaluation.restore_variables(run, network, options.checkpoint)
+    predict = jax.jit(make_predict(network.model, preprocess=network.preprocess))
+    palette = np.asarray(facts.palette, np.uint8)
+    out = Path(options.out)
+    broken = []
+    for file, name in files:
+        try:
+            image = decode_image(file)
+        except InputError as error:
+            broken.append(str(error))
+            continue
+        labels = np.asarray(predict(variables, image[None]))[0]
+        labels = labels.astype(np.uint8 if len(facts.classes) <= 256 else np.uint16)
+        target = out / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for kind, picture in (
+                ("index", labels),
+                ("colour", colorize(labels, palette)),
+                ("overlay", overlay(image, labels, palette)),
+            ):
+                Image.fromarray(picture).save(target.with_name(f"{target.name}.{kind}.png"))
+        except OSError as error:
+            raise InputError(f"cannot write to {out}: {error}") from error
+    Console(soft_wrap=True).print(
+        f"{len(files) - len(broken)} of {len(files)} images, 3 files each, in {out}"
+    )
+    if broken:
+        raise InputError("not segmented:\n  " + "\n  ".join(broken))
+    return 0
+
+
+def find_images(places: Sequence[str]) -> list[tuple[Path, Path]]:
+    """Every image named or lying in a folder named (subfolders too), with its name in the output folder.
+
+    Returns:
+        Pairs of the file and its path without suffix below the folder that was named.
+
+    Raises:
+        InputError: A place does not exist, a folder holds no image, or two images would share a name.
+    """
+    found: dict[Path, Path] = {}
+    for place in map(Path, places):
+        for file, name in _images(place):
+            if name in found and found[name] != file:
+                raise InputError(f"{file} and {found[name]} would both be written as {name}.*.png")
+            found[name] = file
+    return [(file, name) for name, file in found.items()]
+
+
+def _images(place: Path) -> Iterator[tuple[Path, Path]]:
+    if place.is_file():
+        yield place, Path(place.stem)
+        return
+    if not place.is_dir():
+        raise InputError(f"no image or folder {place}")
+    files = sorted(f for f in place.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    if not files:
+        raise InputError(f"{place} holds no image ({', '.join(sorted(SUFFIXES))})")
+    for file in files:
+        yield file, file.relative_to(place).with_suffix("")

@@ -1,0 +1,119 @@
+"""What a person sees while a run goes: a bar in a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from jaxseg.train.log import RunLog
+
+
+class RunObserver:
+    """Shows and writes down what the training loop tells it.
+
+    Args:
+        log: Where rows are written.
+        console: Where to show them.
+        start: The step that the run goes on from.
+        steps: The step that the run ends at.
+        steps_per_epoch: Optimizer steps in an epoch.
+        batch_size: Images in a step.
+        learning_rate: Step to learning rate.
+    """
+
+    def __init__(
+        self,
+        log: RunLog,
+        console: Console,
+        *,
+        start: int,
+        steps: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        learning_rate: Callable[[int], Any],
+    ):
+        self._log, self._console = log, console
+        self._steps_per_epoch, self._batch_size = steps_per_epoch, batch_size
+        self._steps, self._learning_rate = steps, learning_rate
+        self._began = self._since = time.monotonic()
+        self._since_step = start
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[speed]} images/s  left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(
+            "train", total=steps, completed=start, epoch=1, loss="-", speed="-"
+        )
+
+    def __enter__(self) -> "RunObserver":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def on_step(self, step: int) -> None:
+        """Moves the bar."""
+        epoch = -(-step // self._steps_per_epoch)
+        self._bar.update(self._task, completed=step, epoch=epoch)
+
+    def on_train(self, step: int, logs: Mapping[str, float]) -> None:
+        """Writes a row with the loss, the learning rate and the speed since the last one."""
+        now = time.monotonic()
+        speed = (step - self._since_step) * self._batch_size / max(now - self._since, 1e-9)
+        self._since, self._since_step = now, step
+        epoch = -(-step // self._steps_per_epoch)
+        row = {
+            "kind": "train",
+            "epoch": epoch,
+            "step": step,
+            **logs,
+            "learning_rate": float(self._learning_rate(step - 1)),
+            "images_per_second": round(speed, 2),
+            "seconds": round(now - self._began, 2),
+        }
+        self._log.write(row)
+        self._bar.update(self._task, loss=f"{logs['loss']:.4f}", speed=f"{speed:.1f}")
+        if not self._console.is_terminal:
+            left = (self._steps - step) * self._batch_size / max(speed, 1e-9)
+            self._console.print(
+                f"epoch {epoch}  step {step}/{self._steps}  loss {logs['loss']:.4f}  "
+                f"{speed:.1f} images/s  {_clock(left)} left"
+            )
+
+    def on_validation(self, step: int, scores: Mapping[str, Any], best: bool) -> None:
+        """Writes and shows an epoch's scores; validation time is not training time."""
+        epoch = -(-step // self._steps_per_epoch)
+        row = {"kind": "validation", "epoch": epoch, "step": step, **scores, "best": best}
+        row["seconds"] = round(time.monotonic() - self._began, 2)
+        del row["counts"]
+        self._log.write(row)
+        self._console.print(f"epoch {epoch}  validation  {summary(scores)}{'  best' * best}")
+        self._since = time.monotonic()
+
+
+def summary(scores: Mapping[str, Any]) -> str:
+    """The headline numbers of an evaluation in one line, every digit of them."""
+    return (
+        f"loss {scores['loss']!r}  mIoU {scores['mean_iou']!r}  "
+        f"pixel accuracy {scores['pixel_accuracy']!r}"
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

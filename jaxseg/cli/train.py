@@ -1,0 +1,175 @@
+"""`jaxseg train [RECIPE.py] [--run DIR | --resume RUN] [--field value ...]`: trains and writes a run folder."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from jaxseg import data, pretrained
+from jaxseg import recipe as recipes
+from jaxseg.cli import arguments, assemble
+from jaxseg.cli import evaluate as evaluation
+from jaxseg.cli import report as reports
+from jaxseg.cli.folder import RunFolder
+from jaxseg.cli.progress import RunObserver, summary
+from jaxseg.data.check import check_sample
+from jaxseg.errors import InputError
+from jaxseg.recipe import Recipe
+from jaxseg.train.log import RunLog
+from jaxseg.train.loop import Progress, Schedule, StopRequest, fit
+from jaxseg.train.state import create_state
+from jaxseg.train.step import make_train_step
+
+_DESCRIPTION = """Train a model and write a run folder: checkpoints, metrics.jsonl, TensorBoard files, report.html.
+
+  jaxseg train                                   the embedded shapes set
+  jaxseg train experiments/camvid_unet.py --data.root DIR
+  jaxseg train --resume RUN                      go on where RUN stopped
+
+  --run DIR      the run folder to make (default: runs/NAME-DATE-TIME)
+  --resume RUN   a run folder to go on with; its own recipe is used
+
+Every field of the recipe is an option:"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains, or goes on with a run."""
+    given, rest = arguments.recipe_and_fields(argv)
+    name = Path(argv[0]).stem if given is not None else "shapes"
+    own = arguments.parser("train", _DESCRIPTION)
+    own = type(own)(prog="jaxseg train", add_help=False, allow_abbrev=False)
+    own.add_argument("--run")
+    own.add_argument("--resume")
+    options, fields = own.parse_known_args(rest)
+    if options.run and options.resume:
+        raise InputError("--run names a new run and --resume an old one: give one of them")
+    stored = RunFolder(options.resume).recipe if options.resume else None
+    start = given or stored or Recipe()
+    recipe = arguments.override(start, fields, prog="jaxseg train", description=_DESCRIPTION)
+    if stored is not None and (changed := recipes.differences(stored, recipe)):
+        raise InputError(
+            f"{options.resume} was started with another recipe; a resumed run keeps its own:\n  "
+            + "\n  ".join(changed)
+        )
+    _train(recipe, options.resume or options.run or _new_name(name), bool(options.resume))
+    return 0
+
+
+def _new_name(name: str) -> str:
+    return f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _train(recipe: Recipe, folder: str, resume: bool) -> None:
+    console = Console(soft_wrap=True)
+    stop = StopRequest()
+    if not resume:
+        RunFolder(folder).check_new()  # before anything that takes time
+    train_source = assemble.open_source(recipe.data, recipe.data.train_split)
+    validation_source = assemble.open_source(recipe.data, recipe.data.validation_split)
+    if recipe.data.test_split is not None:
+        assemble.open_source(
+            recipe.data, recipe.data.test_split
+        )  # better missed now than at the end
+    check_sample(train_source)
+    check_sample(validation_source)
+    facts = RunFolder(folder).facts if resume else assemble.resolve(recipe, train_source)
+    network = assemble.network(recipe.model, facts)
+    parallel = assemble.parallel(recipe)
+    loss = assemble.loss(recipe, facts)
+    schedule = Schedule(
+        steps_per_epoch=facts.steps_per_epoch,
+        epochs=recipe.train.epochs,
+        log_every=recipe.train.log_every,
+        patience=recipe.train.patience,
+    )
+    steps = schedule.epochs * schedule.steps_per_epoch
+    learning_rate = assemble.learning_rate(recipe, steps)
+    optimizer = assemble.optimizer(recipe, learning_rate)
+
+    run = RunFolder(folder)
+    goes_on = resume and run.last.step is not None
+    variables = network.init(recipe.train.seed)
+    if facts.pretrained is not None and not goes_on:
+        variables = pretrained.load(network.model, variables, facts.pretrained)
+    state = parallel.replicate(create_state(variables, optimizer))
+    progress = Progress()
+    if goes_on:
+        state, values = run.last.restore(state)
+        progress = Progress(**values)
+    if not resume:
+        run.create(recipe, facts)
+
+    compiled = parallel.compile(
+        make_train_step(
+            network.model,
+            optimizer,
+            loss,
+            preprocess=network.preprocess,
+            frozen_statistics=assemble.frozen_statistics(recipe.model),
+        )
+    )
+    start = int(state.step)
+    augment = assemble.augmentation(recipe.augment, facts.image_size, facts.ignore_index)
+    batches = data.train_batches(
+        train_source,
+        augment,
+        batch_size=recipe.train.batch_size,
+        seed=recipe.train.seed,
+        start_step=start,
+        num_workers=recipe.data.workers,
+    )
+    validate = evaluation.evaluator(recipe, facts, network, parallel, validation_source)
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    console.print(
+        f"{recipe.model.name} with {recipe.model.encoder}: {count:,} parameters, {len(train_source)} images to "
+        f"train on, {len(validation_source)} to validate on, {steps} steps from {start}; run folder {run.path}"
+    )
+
+    def step(state: Any, batch: Any, key: jax.Array) -> Any:
+        return compiled(state, parallel.shard(batch), key)
+
+    with (
+        stop.listening(),
+        RunLog(run.path) as log,
+        RunObserver(
+            log,
+            console,
+            start=start,
+            steps=steps,
+            steps_per_epoch=schedule.steps_per_epoch,
+            batch_size=recipe.train.batch_size,
+            learning_rate=learning_rate,
+        ) as observer,
+    ):
+        state, progress = fit(
+            state,
+            step,
+            batches,
+            key=jax.random.key(recipe.train.seed),
+            schedule=schedule,
+            validate=validate,
+            last=run.last,
+            best=run.best,
+            observer=observer,
+            stop=stop,
+            progress=progress,
+        )
+        batches.close()
+        if stop.requested and int(state.step) < steps:
+            console.print(
+                f"stopped at step {int(state.step)}, saved; go on with: jaxseg train --resume {run.path}"
+            )
+            return
+        if recipe.data.test_split is not None:
+            scores = evaluation.evaluate_run(run, recipe.data.test_split)
+            row = {"kind": "test", "step": progress.best_step, **scores}
+            del row["counts"]
+            log.write(row)
+            console.print(f"test (step {progress.best_step})  {summary(scores)}")
+    best = np.round(progress.best_mean_iou, 4)
+    console.print(f"best validation mIoU {best} at step {progress.best_step}")
+    console.print(f"report: {reports.write(run)}")

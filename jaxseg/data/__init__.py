@@ -1,0 +1,77 @@
+"""Data: sources of images and label maps, their augmentation, and loaders that feed a training
+step.
+
+A source is any picklable object with `__len__` and `__getitem__(i) -> {"image", "label", "name"}`:
+`image` uint8 `[H, W, C]`, `label` `[H, W]` of ids the network is trained on (uint8, or int32 where
+uint8 cannot hold them), `name` a string; and the attributes `num_classes`, `classes`, `palette` and
+`ignore_index`. The modules and what they need (grain, tensorflow_datasets, albumentations) are
+imported on first use.
+"""
+
+import importlib
+import typing
+
+_NAMES = {
+    "CAMVID_CLASSES": "labels",
+    "CAMVID_PALETTE": "labels",
+    "IMAGENET_MEAN": "pixels",
+    "IMAGENET_STD": "pixels",
+    "CamVid": "sources",
+    "Folder": "sources",
+    "LabelMap": "labels",
+    "Shapes": "shapes",
+    "Subset": "sources",
+    "TFDS": "tfds",
+    "TrainAugment": "augment",
+    "eval_batches": "loader",
+    "folder": "sources",
+    "ids_from_colors": "labels",
+    "normalize": "pixels",
+    "palette": "labels",
+    "train_batches": "loader",
+}
+_MODULES = frozenset({*_NAMES.values(), "check", "decode", "files", "prepare", "spec", "workers"})
+
+if typing.TYPE_CHECKING:
+    from jaxseg.data import (
+        augment,
+        check,
+        decode,
+        files,
+        labels,
+        loader,
+        pixels,
+        prepare,
+        shapes,
+        sources,
+        spec,
+        tfds,
+        workers,
+    )
+    from jaxseg.data.augment import TrainAugment
+    from jaxseg.data.labels import (
+        CAMVID_CLASSES,
+        CAMVID_PALETTE,
+        LabelMap,
+        ids_from_colors,
+        palette,
+    )
+    from jaxseg.data.loader import eval_batches, train_batches
+    from jaxseg.data.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize
+    from jaxseg.data.shapes import Shapes
+    from jaxseg.data.sources import CamVid, Folder, Subset, folder
+    from jaxseg.data.tfds import TFDS
+
+__all__ = sorted([*_NAMES, *_MODULES])
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f"jaxseg.data.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"jaxseg.data.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'jaxseg.data' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_NAMES, *_MODULES])

@@ -1,0 +1,144 @@
+"""Files to arrays: images of any mode become uint8 RGB, masks keep their ids, errors name the
+file."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from jaxseg.errors import InputError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
+
+
+def decode_image(file: str | Path | bytes, name: str = "") -> np.ndarray:
+    """Reads an image as 8-bit RGB, upright.
+
+    Grey images get three equal channels, transparency is dropped, CMYK and the like are converted,
+    and 16-bit grey is divided by 257 (65535 becomes 255). The EXIF orientation is applied.
+
+    Args:
+        file: A path, or the encoded bytes.
+        name: What to call it in messages; the path where left out.
+
+    Returns:
+        uint8 `[H, W, 3]`.
+
+    Raises:
+        InputError: Where it does not decode, naming it.
+    """
+    name = name or _name(file)
+    with _opened(file, name) as image:
+        if image.mode.startswith("I"):
+            values = np.asarray(image).astype(np.int64)
+            if values.min() < 0 or values.max() > 65535:
+                raise InputError(
+                    f"{name} has pixels from {values.min()} to {values.max()}: save it with 8 or"
+                    " 16 bits per channel"
+                )
+            grey = ((values + 128) // 257).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=-1)
+        if image.mode == "F":
+            raise InputError(f"{name} holds floating-point pixels; save it with 8 bits per channel")
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # PIL warns of the direct way
+        return np.array(image.convert("RGB"))
+
+
+def decode_mask(file: str | Path | bytes, name: str = "") -> np.ndarray:
+    """Reads a mask of class ids: palette images give their indices, black-and-white ones 0 and 1.
+
+    Args:
+        file: A path, or the encoded bytes.
+        name: What to call it in messages; the path where left out.
+
+    Returns:
+        Integers `[H, W]`, of the dtype they are stored in; the EXIF orientation is applied.
+
+    Raises:
+        InputError: Where it does not decode, or holds colours or fractions instead of ids.
+    """
+    name = name or _name(file)
+    with _opened(file, name) as mask:
+        if mask.mode in ("RGB", "RGBA") and mask.format == "WEBP":
+            mask = _grey_of(mask) or mask  # WebP knows no grey: a grey picture has equal channels
+        if mask.mode not in ("L", "P", "1", "F") and not mask.mode.startswith("I"):
+            raise InputError(_colour_message(mask, name))
+        values = np.array(mask)
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    if np.issubdtype(values.dtype, np.floating):
+        whole = np.isfinite(values).all() and np.array_equal(values, np.round(values))
+        if not whole or np.abs(values).max() >= 2**31:
+            raise InputError(f"the mask {name} holds fractions; store class ids as integers")
+        return values.astype(np.int32)
+    return values
+
+
+@contextlib.contextmanager
+def _opened(file: str | Path | bytes, name: str) -> Iterator[Image.Image]:
+    """The loaded, upright image; whatever PIL raises becomes an InputError that names the file."""
+    try:
+        size = len(file) if isinstance(file, bytes) else os.stat(file).st_size
+        if size == 0:
+            raise InputError(f"{name} is empty (0 bytes)")
+        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+    except InputError:
+        raise
+    except UnidentifiedImageError:
+        raise InputError(
+            f"{name} is not an image that can be read ({size} bytes); replace or remove it"
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{name} is too large to be safe: {error} Cut it into tiles") from None
+    except Exception as error:
+        raise InputError(f"{name} cannot be opened: {error or type(error).__name__}") from None
+    with image:
+        try:
+            image.load()
+        except Exception as error:  # OSError, SyntaxError, struct.error, ... as the format has it
+            raise InputError(
+                f"{name} does not decode: {error or type(error).__name__} ({size} bytes);"
+                " replace or remove it"
+            ) from None
+        # A broken EXIF block says nothing of the orientation; the pixels are good.
+        with contextlib.suppress(Exception):
+            ImageOps.exif_transpose(image, in_place=True)
+        yield image
+
+
+def _grey_of(mask: Image.Image) -> Image.Image | None:
+    """One channel of an opaque picture whose channels are equal, else None."""
+    red, green, blue, *alpha = (np.asarray(band) for band in mask.split())
+    opaque = not alpha or (alpha[0] == 255).all()
+    equal = np.array_equal(red, green) and np.array_equal(red, blue)
+    return Image.fromarray(red) if opaque and equal else None
+
+
+def _colour_message(mask: Image.Image, name: str) -> str:
+    pixels = np.asarray(mask.convert("RGB")).reshape(-1, 3)
+    colours, number = np.unique(pixels, axis=0, return_counts=True)
+    order = np.argsort(-number, kind="stable")[:8]
+    shown = ", ".join(f"{tuple(int(c) for c in colours[i])}: {number[i]}" for i in order)
+    more = f", ... {len(colours)} colours" if len(colours) > 8 else ""
+    if (pixels[:, :1] == pixels).all():
+        way_out = (
+            "its three channels are equal, so Image.open(mask).convert('L').save(...) keeps the ids"
+        )
+    else:
+        way_out = (
+            "ids = jaxseg.data.ids_from_colors(np.asarray(Image.open(mask).convert('RGB')),"
+            " {(r, g, b): id, ...}), then Image.fromarray(ids).save(...) as a PNG"
+        )
+    return (
+        f"the mask {name} is a colour image (mode {mask.mode}), but a mask must hold one class id"
+        f" per pixel; colours found (RGB: pixels): {shown}{more}. To convert: {way_out}"
+    )
+
+
+def _name(file: str | Path | bytes) -> str:
+    return "an encoded image" if isinstance(file, bytes) else str(file)

@@ -1,0 +1,113 @@
+"""Folders on the disk: which mask belongs to which image, and where the splits lie."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from jaxseg.data.decode import SUFFIXES
+from jaxseg.errors import InputError
+
+IMAGE_FOLDERS = ("images", "img_dir")
+MASK_FOLDERS = ("masks", "labels", "annotations", "ann_dir")
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""The names of splits, with those that other houses give them."""
+
+
+def match(
+    images: Path, masks: Path, image_suffix: str = "", mask_suffix: str = ""
+) -> tuple[tuple[str, str, str], ...]:
+    """Every image with its mask, by the path below the folder without its suffix.
+
+    Args:
+        images: The folder of images.
+        masks: The folder of masks; those without an image are passed over.
+        image_suffix: What the stems of images end in and those of masks do not.
+        mask_suffix: What the stems of masks end in and those of images do not.
+
+    Returns:
+        (name, image file, mask file) of each image, sorted by name.
+
+    Raises:
+        InputError: For a missing or empty folder, two files of one stem, an image without a mask.
+    """
+    image_files = _by_stem(images, "image", image_suffix)
+    mask_files = _by_stem(masks, "mask", mask_suffix)
+    missing = [stem for stem in image_files if stem not in mask_files]
+    if missing:
+        first = ", ".join(str(image_files[stem]) for stem in missing[:5])
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        guess = _guess_suffix(missing, mask_files)
+        hint = f"; masks seem to end in {guess!r}: give mask_suffix={guess!r}" if guess else ""
+        raise InputError(
+            f"{len(missing)} of {len(image_files)} images have no mask of the same stem in {masks}:"
+            f" {first}{more}{hint}"
+        )
+    return tuple(
+        (stem, str(image_files[stem]), str(mask_files[stem])) for stem in sorted(image_files)
+    )
+
+
+def find_pair(root: Path, below: str = "") -> tuple[Path, Path] | None:
+    """The folders of images and masks in a root, or in one of their subfolders, or None."""
+    for images in IMAGE_FOLDERS:
+        for masks in MASK_FOLDERS:
+            pair = root / images / below, root / masks / below
+            if all(folder.is_dir() for folder in pair):
+                return pair
+    return None
+
+
+def find_splits(root: Path) -> dict[str, tuple[Path, Path]]:
+    """The folders of images and masks of every split in a root, by the split's own name."""
+    found = {}
+    for split, names in SPLITS.items():
+        for name in names:
+            if pair := find_pair(root, name) or find_pair(root / name):
+                found[split] = pair
+                break
+    return found
+
+
+def _by_stem(root: Path, kind: str, suffix: str) -> dict[str, Path]:
+    """The image files below a folder by their stem, the suffix taken off."""
+    if not root.is_dir():
+        state = "is not a folder" if root.exists() else "does not exist"
+        raise InputError(f"the folder of {kind}s {root} {state}")
+    found: dict[str, Path] = {}
+    others = 0
+    for file in _walk(root):
+        if file.suffix.lower() not in SUFFIXES or not file.stem.endswith(suffix):
+            others += 1
+            continue
+        stem = file.relative_to(root).with_suffix("").as_posix().removesuffix(suffix)
+        if stem in found:
+            raise InputError(
+                f"two {kind}s have the stem {stem!r}: {found[stem]} and {file}; rename one"
+            )
+        found[stem] = file
+    if not found:
+        kinds = ", ".join(sorted(s[1:] for s in SUFFIXES))
+        ending = f" whose stem ends in {suffix!r}" if suffix else ""
+        state = f"it holds {others} other files" if others else "it is empty"
+        raise InputError(f"no {kind} ({kinds}){ending} in {root}: {state}")
+    return found
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """All files below a folder, those behind links too, hidden ones (`._a.png`) left out."""
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _guess_suffix(missing: Sequence[str], mask_files: Mapping[str, Path]) -> str:
+    """What the masks of all these images add to the stem, or nothing."""
+    endings = {mask.removeprefix(missing[0]) for mask in mask_files if mask.startswith(missing[0])}
+    for ending in sorted(endings):
+        if all(stem + ending in mask_files for stem in missing):
+            return ending
+    return ""

@@ -1,0 +1,87 @@
+"""TFDS data sets on the disk: found, or prepared by our own builders without TensorFlow."""
+
+import difflib
+import importlib
+import importlib.util
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import constants
+
+from jaxseg.errors import InputError
+
+BUILDERS = ("camvid",)
+"""Our own builders, in `jaxseg/data/builders`; they need no TensorFlow to prepare."""
+
+
+def prepared(
+    name: str, data_dir: str | Path | None = None, manual_dir: str | Path | None = None
+) -> tfds.core.DatasetBuilder:
+    """The builder of a TFDS data set whose files are there, prepared now where they were not.
+
+    Args:
+        name: `name`, `name/config` or `name/config:version`.
+        data_dir: Where data sets are prepared; TFDS's own place where left out.
+        manual_dir: Where the files lie that a builder does not download; where left out,
+            `downloads/manual` in `data_dir`.
+
+    Raises:
+        InputError: For an unknown name and for a data set that cannot be prepared here, with the
+            command that does it.
+    """
+    place = data_dir or constants.DATA_DIR
+    plain = plain_name(name)
+    if plain in BUILDERS:  # importing it registers it with TFDS
+        importlib.import_module(f"jaxseg.data.builders.{plain}.{plain}_dataset_builder")
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+        if not _is_prepared(builder):
+            builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    except tfds.core.DatasetNotFoundError:
+        known = {*tfds.list_builders(with_community_datasets=False), *BUILDERS}
+        close = difflib.get_close_matches(plain, known, n=3)
+        guess = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
+        raise InputError(
+            f"unknown TFDS data set {name!r}{guess} It is neither prepared in {place} nor one of"
+            f" the {len(known)} that TFDS and jaxseg can prepare"
+        ) from None
+    except (AssertionError, OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"TFDS data set {name!r}: {str(error).splitlines()[0]}") from None
+    if _is_prepared(builder):
+        return builder
+    if plain not in BUILDERS and importlib.util.find_spec("tensorflow") is None:
+        raise InputError(
+            f"TFDS data set {name!r} is not prepared in {place}, and preparing it needs TensorFlow:"
+            f" pip install 'jaxseg[tfds-prepare]', then {command(name, place)}"
+        )
+    manual = Path(manual_dir or Path(place, "downloads", "manual")).expanduser()
+    if plain in BUILDERS and not manual.is_dir():
+        raise InputError(
+            f"TFDS data set {name!r} is prepared from files in manual_dir, but {manual} is not a"
+            f" folder. {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+        )
+    try:
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(manual_dir=manual)
+        )
+    except OSError as error:
+        raise InputError(f"TFDS data set {name!r} cannot be written to {place}: {error}") from error
+    return builder
+
+
+def command(name: str, data_dir: str | Path) -> str:
+    """The shell command that prepares a data set for random access."""
+    return f"`tfds build {name} --file_format=array_record --data_dir={data_dir}`"
+
+
+def plain_name(name: str) -> str:
+    """The name without config and version.
+
+    >>> plain_name("scene_parse150/full:1.0.0")
+    'scene_parse150'
+    """
+    return name.split("/")[0].split(":")[0]
+
+
+def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    return Path(builder.data_dir, "dataset_info.json").is_file()  # `is_prepared` warns if not

@@ -1,0 +1,80 @@
+"""U-Net's decoder on any encoder."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+
+from jaxseg.errors import InputError
+from jaxseg.nn import ConvNorm, nearest
+from jaxseg.nn.blocks import kaiming_fan_in
+from jaxseg.typing import Array, Size
+
+
+class UNet(nn.Module):
+    """From coarse to fine: upsample to the next feature's size, concatenate it, convolve twice.
+
+    The last step goes to the image's size and has nothing to concatenate. Sizes follow the
+    features, so any image size works.
+
+    Attributes:
+        channels: Channels of each step, coarse to fine, one step per feature.
+        upsample: `upsample(x, size)` on `[N, H, W, C]`.
+        dtype: Type to compute in; that of features and parameters by default.
+        param_dtype: Type of parameters and running statistics.
+
+    References:
+        Ronneberger et al., U-Net, 2015, https://arxiv.org/abs/1505.04597. The form of
+        segmentation_models.pytorch: a pretrained encoder, padded convolutions with batch
+        normalisation, and fixed upsampling instead of learned.
+    """
+
+    channels: tuple[int, ...] = (256, 128, 64, 32, 16)
+    upsample: Callable[[Array, Size], Array] = nearest
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: tuple[Array, ...], size: Size, *, train: bool = False
+    ) -> tuple[Array, ...]:
+        """Maps `features` to the maps of all steps, fine to coarse; the first has the given size."""
+        if len(features) != len(self.channels):
+            raise InputError(
+                f"the encoder has {len(features)} features, but UNet has "
+                f"channels={tuple(self.channels)}: one number per feature is needed"
+            )
+        *skips, x = promote_dtype(*features, dtype=self.dtype)
+        maps = []
+        for i, channels in enumerate(self.channels):
+            skip = skips.pop() if skips else None
+            x = self.upsample(x, size if skip is None else (skip.shape[1], skip.shape[2]))
+            x = x if skip is None else jnp.concatenate([x, skip], axis=-1)
+            x = DoubleConv(
+                channels, dtype=self.dtype, param_dtype=self.param_dtype, name=f"block{i}"
+            )(x, train=train)
+            maps.append(x)
+        return tuple(reversed(maps))
+
+
+class DoubleConv(nn.Module):
+    """Two 3x3 convolutions, each with batch normalisation and ReLU."""
+
+    features: int
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Maps `[N, H, W, C]` to `[N, H, W, features]`."""
+        for name in ("conv1", "conv2"):
+            x = ConvNorm(
+                self.features,
+                kernel_init=kaiming_fan_in,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                name=name,
+            )(x, train=train)
+        return x

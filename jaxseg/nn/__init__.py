@@ -1,0 +1,20 @@
+"""Linen blocks and array functions that networks are made of; never a whole network."""
+
+from jaxseg.nn.blocks import ConvNorm
+from jaxseg.nn.heads import Head, ImageHead
+from jaxseg.nn.norm import BatchNorm, GroupNorm
+from jaxseg.nn.pool import max_pool
+from jaxseg.nn.resize import bilinear, nearest
+from jaxseg.nn.upsample import TransposedConv
+
+__all__ = [
+    "BatchNorm",
+    "ConvNorm",
+    "GroupNorm",
+    "Head",
+    "ImageHead",
+    "TransposedConv",
+    "bilinear",
+    "max_pool",
+    "nearest",
+]

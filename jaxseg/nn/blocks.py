@@ -1,0 +1,68 @@
+"""Convolution, batch normalisation, ReLU: the block that most of the field is built from."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxseg.nn.convolution import convolution
+from jaxseg.nn.norm import BatchNorm
+from jaxseg.typing import Array
+
+kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""Keeps the gradients' variance through ReLUs; encoders start so, as in torchvision."""
+kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
+"""Keeps the activations' variance through ReLUs; decoders start so, as in smp."""
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch normalisation and, unless switched off, a ReLU.
+
+    Padding is symmetric, `dilation * (kernel_size // 2)` on every side as in PyTorch: XLA's "SAME"
+    pads one side more where the stride is 2.
+
+    Attributes:
+        features: Channels of the result.
+        kernel_size: Height and width of the kernel.
+        stride: Step of the convolution.
+        dilation: Distance of the kernel's taps.
+        relu: Whether a ReLU follows.
+        kernel_init: Kaiming's normal over fan-out by default.
+        dtype: Type to compute in; that of inputs and parameters by default.
+        param_dtype: Type of parameters and running statistics.
+
+    >>> import jax
+    >>> block = ConvNorm(8, stride=2)
+    >>> def run(x):
+    ...     return block.init_with_output(jax.random.key(0), x, train=False)[0]
+    >>> jax.eval_shape(run, jnp.zeros((1, 5, 7, 3))).shape
+    (1, 3, 4, 8)
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    dilation: int = 1
+    relu: bool = True
+    kernel_init: nn.initializers.Initializer = kaiming_fan_out
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Maps `[N, H, W, C]` to `[N, ceil(H / stride), ceil(W / stride), features]`."""
+        x = nn.Conv(
+            self.features,
+            (self.kernel_size, self.kernel_size),
+            strides=self.stride,
+            padding=self.dilation * (self.kernel_size // 2),
+            kernel_dilation=self.dilation,
+            use_bias=False,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            conv_general_dilated=convolution,
+            name="conv",
+        )(x)
+        x = BatchNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(x, train=train)
+        return nn.relu(x) if self.relu else x

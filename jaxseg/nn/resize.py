@@ -1,0 +1,102 @@
+"""Interpolation to any size, up or down, equal to torch's without antialiasing.
+
+Sizes are static under jit, so source positions and weights are NumPy constants. Both functions work
+axis by axis, and bilinear weights form a matrix: its gradient is the transposed product, where that
+of a gather would be a scatter.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxseg.typing import Array, Size
+
+
+def nearest(x: Array, size: Size) -> Array:
+    """Takes the pixel at `floor(i * in / out)` in both directions.
+
+    Args:
+        x: `[N, H, W, C]` of any type.
+        size: Height and width of the result.
+
+    Returns:
+        `[N, *size, C]` of the same type.
+
+    >>> nearest(jnp.arange(3).reshape(1, 1, 3, 1), (1, 5))[0, 0, :, 0].tolist()
+    [0, 0, 1, 1, 2]
+    """
+    return _nearest_axis(_nearest_axis(x, 1, size[0]), 2, size[1])
+
+
+def _nearest_axis(x: Array, axis: int, out: int) -> Array:
+    length = x.shape[axis]
+    if out == length:
+        return x
+    index = nearest_index(length, out)
+    factor = -(-out // length)
+    if np.array_equal(index, np.arange(out) // factor):
+        # Every pixel is repeated, the last one perhaps cut: the gradient is then a plain sum.
+        return lax.slice_in_dim(jnp.repeat(x, factor, axis), 0, out, axis=axis)
+    return jnp.take(x, index, axis)
+
+
+def nearest_index(length: int, out: int) -> np.ndarray:
+    """Which of `length` pixels each of `out` takes.
+
+    The arithmetic is torch's for float32 images, rounding included: exact integers would differ by
+    a pixel here and there, such as at 41 of 82 made of 2.
+    """
+    position = np.arange(out, dtype=np.float32) * (np.float32(length) / np.float32(out))
+    return np.minimum(np.floor(position).astype(int), length - 1)
+
+
+def bilinear(x: Array, size: Size, *, align_corners: bool = False) -> Array:
+    """Weighs the two nearest pixels in both directions.
+
+    Output pixel `i` lies at `(i + 1/2) * in / out - 1/2` of the input, cut at zero; with
+    `align_corners` at `i * (in - 1) / (out - 1)`, so that the corner pixels of both coincide.
+
+    Args:
+        x: `[N, H, W, C]`, floating point. Computed in float32 or wider.
+        size: Height and width of the result.
+        align_corners: Which of the two conventions holds.
+
+    Returns:
+        `[N, *size, C]` of the same type.
+
+    >>> x = jnp.arange(2.0).reshape(1, 1, 2, 1)
+    >>> bilinear(x, (1, 4)).ravel().tolist()
+    [0.0, 0.25, 0.75, 1.0]
+    >>> bilinear(x, (1, 5), align_corners=True).ravel().tolist()
+    [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
+    dtype = np.promote_types(np.float32, x.dtype)
+    y = x.astype(dtype)
+    for axis in (1, 2):
+        length, out = x.shape[axis], size[axis - 1]
+        if out != length:
+            matrix = jnp.asarray(_bilinear_matrix(length, out, align_corners), dtype)
+            y = jnp.einsum(
+                "oh,nhwc->nowc" if axis == 1 else "ow,nhwc->nhoc",
+                matrix,
+                y,
+                precision=lax.Precision.HIGHEST,
+            )
+    return y.astype(x.dtype)
+
+
+def _bilinear_matrix(length: int, out: int, align_corners: bool) -> np.ndarray:
+    """`[out, length]`: the weight of every input pixel in every output pixel, in float64."""
+    i = np.arange(out, dtype=np.float64)
+    if align_corners:
+        position = i * ((length - 1) / (out - 1) if out > 1 else 0.0)
+    else:
+        position = np.maximum((i + 0.5) * (length / out) - 0.5, 0.0)
+    low = np.minimum(position.astype(int), length - 1)
+    high = np.minimum(low + 1, length - 1)
+    weight = position - low
+    matrix = np.zeros((out, length))
+    rows = np.arange(out)
+    matrix[rows, low] += 1 - weight
+    matrix[rows, high] += weight
+    return matrix

@@ -1,0 +1,171 @@
+"""The strict translation between Flax variables and a PyTorch state dict, by a table of names.
+
+A leaf of the variables, say `params/stem/conv/kernel`, has a module path (`stem/conv`) and a leaf
+name (`kernel`). A table translates the path, this file the leaf name and the layout: `kernel` `[h,
+w, in, out]` is `weight` `[out, in, h, w]`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.errors import InputError
+
+Path = tuple[str, ...]
+"""Where a leaf is: collection, modules, leaf name."""
+
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+_ALWAYS_IGNORED = (r"(.*\.)?num_batches_tracked",)
+
+
+@dataclass(frozen=True)
+class Table:
+    """How one family's names translate.
+
+    Attributes:
+        rules: Pairs of a regular expression for a Flax module path (joined by "/") and the PyTorch
+            module's name, in which `\\1` stands for the first group.
+        ignored: Regular expressions of PyTorch names that have no counterpart and are left out on
+            purpose.
+    """
+
+    rules: tuple[tuple[str, str], ...]
+    ignored: tuple[str, ...] = ()
+
+    def under(self, path: str, name: str) -> "Table":
+        """The same table one module deeper: `path` on the Flax side, `name` on PyTorch's."""
+        return Table(
+            tuple((f"{path}/{pattern}", f"{name}.{template}") for pattern, template in self.rules),
+            tuple(rf"{re.escape(name)}\.{pattern}" for pattern in self.ignored),
+        )
+
+    def __add__(self, other: "Table") -> "Table":
+        return Table(self.rules + other.rules, self.ignored + other.ignored)
+
+    def name(self, path: Path) -> str | None:
+        """The PyTorch name of a leaf, or None if there is no rule for it."""
+        _, *modules, leaf = path
+        for pattern, template in self.rules:
+            match = re.fullmatch(pattern, "/".join(modules))
+            if match and leaf in _LEAVES:
+                return f"{match.expand(template)}.{_LEAVES[leaf]}"
+        return None
+
+    def ignores(self, name: str) -> bool:
+        """Whether a PyTorch name is left out on purpose."""
+        return any(re.fullmatch(p, name) for p in (*_ALWAYS_IGNORED, *self.ignored))
+
+
+def leaves(tree: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every leaf of nested dictionaries with its path.
+
+    >>> list(leaves({"params": {"stem": {"bias": 1}}}))
+    [(('params', 'stem', 'bias'), 1)]
+    """
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def fill(
+    table: Table, variables: Mapping[str, Any], state_dict: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Variables of the structure, shapes and types of `variables`, with values of `state_dict`.
+
+    Args:
+        table: How names translate.
+        variables: Nested dictionaries of arrays, or of anything with a shape and a dtype.
+        state_dict: PyTorch names to arrays.
+
+    Raises:
+        InputError: If a leaf has no tensor, a tensor no leaf, or shapes differ; it lists all of
+            them.
+    """
+    missing, wrong, filled, used = [], [], {}, set()
+    for path, leaf in leaves(variables):
+        name = table.name(path)
+        if name is None or name not in state_dict:
+            missing.append(f"{'/'.join(path)} (no {name or 'rule for it'})")
+            continue
+        if name in used:
+            wrong.append(f"{'/'.join(path)}: {name} was used before")
+            continue
+        used.add(name)
+        value = _from_torch_layout(path, np.asarray(state_dict[name]))
+        if value.shape != tuple(leaf.shape):
+            wrong.append(
+                f"{'/'.join(path)}: {name} gives {value.shape}, but {tuple(leaf.shape)} is needed"
+            )
+            continue
+        filled[path] = jnp.asarray(value, leaf.dtype)
+    unused = [name for name in state_dict if name not in used and not table.ignores(name)]
+    if missing or wrong or unused:
+        raise InputError(_misfit(missing, wrong, unused))
+    return _nest(filled)
+
+
+def export(table: Table, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The state dict of `variables`, the inverse of `fill`.
+
+    Raises:
+        InputError: If a leaf has no name in the table, or variables hold shapes instead of arrays.
+    """
+    state_dict, missing = {}, []
+    for path, leaf in leaves(variables):
+        name = table.name(path)
+        if name is None:
+            missing.append(f"{'/'.join(path)} (no rule for it)")
+        elif not isinstance(leaf, jax.Array | np.ndarray):
+            missing.append(f"{'/'.join(path)} (a shape, not an array)")
+        else:
+            state_dict[name] = _to_torch_layout(path, np.asarray(leaf))
+    if missing:
+        raise InputError(_misfit(missing, [], []))
+    return state_dict
+
+
+def _from_torch_layout(path: Path, value: np.ndarray) -> np.ndarray:
+    if path[-1] != "kernel":
+        return value
+    return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.transpose()
+
+
+def _to_torch_layout(path: Path, value: np.ndarray) -> np.ndarray:
+    if path[-1] != "kernel":
+        return value
+    return np.ascontiguousarray(
+        value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.transpose()
+    )
+
+
+def _nest(flat: Mapping[Path, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        node = tree
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = value
+    return tree
+
+
+def _misfit(missing: list[str], wrong: list[str], unused: list[str]) -> str:
+    parts = [
+        (missing, "variables without a tensor"),
+        (wrong, "tensors that do not fit"),
+        (unused, "tensors without a variable"),
+    ]
+    text = [f"{len(items)} {what}:\n  " + "\n  ".join(items) for items, what in parts if items]
+    return "the weights do not match the model: " + "\n".join(text)

@@ -1,0 +1,25 @@
+"""Training: a state, a pure step, optimizers and parallel strategies.
+
+What needs more than JAX, Flax and optax is imported by its own name: `jaxseg.train.checkpoint`, `jaxseg.train.loop`.
+"""
+
+from jaxseg.train.optimizers import adamw, cosine, freeze, poly, sgd
+from jaxseg.train.parallel import Parallel
+from jaxseg.train.state import TrainState, create_state
+from jaxseg.train.step import EvalTotals, make_eval_step, make_train_step
+from jaxseg.train.variables import initialize
+
+__all__ = [
+    "EvalTotals",
+    "Parallel",
+    "TrainState",
+    "adamw",
+    "cosine",
+    "create_state",
+    "freeze",
+    "initialize",
+    "make_eval_step",
+    "make_train_step",
+    "poly",
+    "sgd",
+]

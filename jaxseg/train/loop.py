@@ -1,0 +1,202 @@
+"""The training loop and the evaluation of a whole data set, for any step, loader and log."""
+
+import contextlib
+import dataclasses
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jaxseg import metrics
+from jaxseg.errors import InputError
+from jaxseg.train.checkpoint import Checkpoint
+from jaxseg.train.parallel import Parallel
+from jaxseg.train.state import TrainState
+from jaxseg.train.step import EvalTotals
+
+
+class Observer(Protocol):
+    """Who is told of the run as it goes: a log, a progress bar, or nobody."""
+
+    def on_step(self, step: int) -> None:
+        """A step has been started on the device."""
+        ...
+
+    def on_train(self, step: int, logs: Mapping[str, float]) -> None:
+        """Every few steps: what the step returned."""
+        ...
+
+    def on_validation(self, step: int, scores: Mapping[str, Any], best: bool) -> None:
+        """After each epoch: the scores, and whether they are the best so far."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run has reached, saved with each checkpoint."""
+
+    best_mean_iou: float = -1.0
+    best_step: int = 0
+    epochs_without_improvement: int = 0
+
+    def after(self, step: int, mean_iou: float) -> "Progress":
+        """The progress once an epoch has been validated; a mIoU of nan is never the best.
+
+        >>> Progress().after(10, 0.5).after(20, 0.4)
+        Progress(best_mean_iou=0.5, best_step=10, epochs_without_improvement=1)
+        """
+        if mean_iou > self.best_mean_iou or not self.best_step:
+            return Progress(mean_iou if mean_iou == mean_iou else -1.0, step)
+        stale = self.epochs_without_improvement + 1
+        return dataclasses.replace(self, epochs_without_improvement=stale)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run goes on, in optimizer steps."""
+
+    steps_per_epoch: int
+    epochs: int
+    log_every: int = 10
+    patience: int | None = None
+
+
+class StopRequest:
+    """Turns Ctrl-C and SIGTERM into a request that the loop answers after the step in flight.
+
+    A second signal acts as it would have without this class.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator["StopRequest"]:
+        """Listens while the block runs."""
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.getsignal(number) for number in signals}
+
+        def request(number: int, frame: Any) -> None:
+            self.requested = True
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+        for number in signals:
+            signal.signal(number, request)
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def fit(
+    state: TrainState,
+    step: Callable[[TrainState, Mapping[str, Any], jax.Array], tuple[TrainState, dict[str, Any]]],
+    batches: Iterator[Mapping[str, Any]],
+    *,
+    key: jax.Array,
+    schedule: Schedule,
+    validate: Callable[[TrainState], Mapping[str, Any]],
+    last: Checkpoint,
+    best: Checkpoint,
+    observer: Observer,
+    stop: StopRequest,
+    progress: Progress | None = None,
+) -> tuple[TrainState, Progress]:
+    """Trains from `state.step` to the schedule's end, or until a stop is requested or patience ends.
+
+    Args:
+        state: Where to start; it is donated.
+        step: A compiled train step that takes host batches.
+        batches: Batches from `state.step` on, without end.
+        key: Key of the whole run; the step folds its own number in.
+        schedule: How long, and how often to log.
+        validate: State to scores, `mean_iou` among them; called after each epoch.
+        last: Gets the whole state after each epoch and when the run is stopped.
+        best: Gets the variables of the epoch with the best `mean_iou`.
+        observer: Told of steps and scores.
+        stop: Asked after each step.
+        progress: What an earlier part of this run had reached.
+
+    Returns:
+        The state and what the run reached.
+
+    Raises:
+        InputError: The loss is no longer finite.
+    """
+    progress = progress or Progress()
+    at, end = int(state.step), schedule.epochs * schedule.steps_per_epoch
+    while at < end and not stop.requested and not _exhausted(progress, schedule):
+        try:
+            batch = next(batches)
+        except RuntimeError:
+            if stop.requested:  # the signal ended the loader's processes as well
+                break
+            raise
+        state, logs = step(state, batch, key)
+        at += 1
+        observer.on_step(at)
+        epoch_ends = at % schedule.steps_per_epoch == 0
+        if at % schedule.log_every == 0 or epoch_ends:
+            values = {name: float(value) for name, value in jax.device_get(logs).items()}
+            if not np.isfinite(values["loss"]):
+                raise InputError(
+                    f"the loss is {values['loss']} at step {at}: lower the learning rate or look for broken "
+                    "images; the last checkpoint is from before it"
+                )
+            observer.on_train(at, values)
+        if epoch_ends:
+            scores = validate(state)
+            progress = progress.after(at, scores["mean_iou"])
+            if progress.best_step == at:
+                best.save(at, state.variables, scores)
+            observer.on_validation(at, scores, progress.best_step == at)
+            last.save(at, state, dataclasses.asdict(progress))
+    if stop.requested:
+        last.save(at, state, dataclasses.asdict(progress))
+    return state, progress
+
+
+def evaluate(
+    state: TrainState,
+    step: Callable[[TrainState, Mapping[str, Any], EvalTotals], EvalTotals],
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    num_classes: int,
+    parallel: Parallel,
+) -> dict[str, Any]:
+    """The scores of a whole data set, from one confusion matrix.
+
+    Args:
+        state: The state, replicated.
+        step: A compiled evaluation step that takes host batches.
+        batches: Each image once; padding is labelled `ignore_index`.
+        num_classes: Number of classes of the logits (1 for one sigmoid).
+        parallel: The devices that the step was compiled for.
+
+    Returns:
+        `loss`, `pixel_accuracy`, `mean_accuracy`, `mean_iou`, `mean_dice`, per class `iou` and the `counts`
+        (rows truth, columns prediction) as lists; plain values all of them.
+    """
+    totals = parallel.replicate(EvalTotals.zero(num_classes))
+    for batch in batches:
+        totals = step(state, batch, totals)
+    counts = totals.counts.to_numpy()
+    return {
+        "loss": float(totals.loss),
+        "pixel_accuracy": float(metrics.pixel_accuracy(counts)),
+        "mean_accuracy": float(metrics.mean_accuracy(counts)),
+        "mean_iou": float(metrics.mean_iou(counts)),
+        "mean_dice": float(metrics.mean_dice(counts)),
+        "iou": np.asarray(metrics.iou(counts)).tolist(),
+        "counts": counts.tolist(),
+    }
+
+
+def _exhausted(progress: Progress, schedule: Schedule) -> bool:
+    patience = schedule.patience
+    return patience is not None and progress.epochs_without_improvement >= patience

@@ -1,0 +1,42 @@
+"""Parts of a model by the beginning of their path, such as `"encoder"` or `"encoder/stem"`."""
+
+from collections.abc import Iterable
+
+from jaxseg.errors import InputError
+
+
+def under(path: str, prefix: str) -> bool:
+    """Whether a path lies under a prefix of whole names; everything lies under `""`.
+
+    >>> under("encoder/stem/kernel", "encoder"), under("encoder", "encoder"), under("encoder_2/kernel", "encoder")
+    (True, True, False)
+    """
+    return not prefix or path == prefix or path.startswith(prefix + "/")
+
+
+def under_any(path: str, prefixes: Iterable[str]) -> bool:
+    """Whether a path lies under one of several prefixes."""
+    return any(under(path, prefix) for prefix in prefixes)
+
+
+def check_prefixes(prefixes: Iterable[str], paths: Iterable[str], kind: str) -> None:
+    """Refuses a prefix under which nothing lies.
+
+    Args:
+        prefixes: What was given.
+        paths: What there is, `/`-separated.
+        kind: What the paths stand for, for the message.
+
+    Raises:
+        InputError: Names the prefix and what there is.
+
+    >>> check_prefixes(("encodr",), ["encoder/kernel", "head/kernel"], "parameter")
+    Traceback (most recent call last):
+    jaxseg.errors.InputError: no parameter lies under 'encodr'; at the top there are encoder, head
+    """
+    paths = list(paths)
+    for prefix in prefixes:
+        if not any(under(path, prefix) for path in paths):
+            tops = sorted({path.split("/")[0] for path in paths})
+            there = f"at the top there are {', '.join(tops)}" if tops else "there is none at all"
+            raise InputError(f"no {kind} lies under {prefix!r}; {there}")

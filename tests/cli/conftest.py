@@ -1,0 +1,70 @@
+"""A tiny encoder of the user's own and one finished run on it, shared by the tests of the command line."""
+
+import sys
+import textwrap
+
+import pytest
+
+from jaxseg.cli.main import main
+
+ENCODER = textwrap.dedent(
+    """
+    import flax.linen as nn
+
+    class Tiny(nn.Module):
+        in_channels: int = 3
+        width: int = 8
+
+        @property
+        def strides(self):
+            return (2, 4)
+
+        @property
+        def channels(self):
+            return (self.width, 2 * self.width)
+
+        @nn.compact
+        def __call__(self, images, *, train=False):
+            features = []
+            for channels in self.channels:
+                images = nn.relu(nn.Conv(channels, (3, 3), (2, 2))(images))
+                features.append(images)
+            return tuple(features)
+    """
+)
+
+FIELDS = [
+    "--model.encoder=jaxseg_tests_tiny:Tiny",
+    "--data.size=24",
+    "32",
+    "--data.train-length=24",
+    "--data.validation-length=7",
+    "--train.batch-size=8",
+    "--train.epochs=2",
+    "--train.devices=1",
+    "--train.log-every=2",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory):
+    """The module `jaxseg_tests_tiny` on the import path."""
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "jaxseg_tests_tiny.py").write_text(ENCODER)
+    sys.path.insert(0, str(folder))
+    yield "jaxseg_tests_tiny:Tiny"
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="session")
+def fields(tiny_encoder):
+    """The options of a run that takes a few seconds."""
+    return FIELDS
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, fields):
+    """A run folder after two epochs, without an interruption."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    assert main(["train", "--run", str(run), *fields]) == 0
+    return run

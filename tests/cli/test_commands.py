@@ -1,0 +1,146 @@
+"""The other commands, and what each kind of bad input gets: a message, exit code 2, nothing lost."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg.cli.main import main
+from jaxseg.train.log import read_rows
+
+
+def test_evaluate_gives_the_numbers_of_training_again(finished, capsys):
+    validations = [row for row in read_rows(finished) if row["kind"] == "validation"]
+    best = max(validations, key=lambda row: row["mean_iou"])
+    assert main(["evaluate", str(finished)]) == 0
+    printed = capsys.readouterr().out
+    assert f"mIoU {best['mean_iou']!r}" in printed
+    assert f"loss {best['loss']!r}" in printed
+    scores = json.loads((finished / "evaluation-val.json").read_text())
+    assert scores["mean_iou"] == best["mean_iou"]
+    assert sum(map(sum, scores["counts"])) == 7 * 24 * 32
+    assert main(["evaluate", str(finished), "--checkpoint=last", "--split=val"]) == 0
+    assert f"mIoU {validations[-1]['mean_iou']!r}" in capsys.readouterr().out
+
+
+def test_predict_writes_three_pictures_at_the_images_own_size(finished, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    sizes = {"in/a.png": (17, 31), "in/deep/b.jpg": (40, 23), "single.webp": (5, 5)}
+    for name, size in sizes.items():
+        Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(tmp_path / name)
+    Image.fromarray(rng.integers(0, 255, (9, 8), np.uint8)).save(tmp_path / "in" / "grey.tif")
+    out = tmp_path / "out"
+    places = [str(tmp_path / "in"), str(tmp_path / "single.webp")]
+    assert main(["predict", str(finished), *places, "--out", str(out)]) == 0
+    expected = {"a": (17, 31), "deep/b": (40, 23), "single": (5, 5), "grey": (9, 8)}
+    for name, size in expected.items():
+        index = np.asarray(Image.open(out / f"{name}.index.png"))
+        assert index.shape == size
+        assert index.max() < 7
+        for kind in ("colour", "overlay"):
+            assert np.asarray(Image.open(out / f"{name}.{kind}.png")).shape == (*size, 3)
+    assert len(list(out.rglob("*.png"))) == 12
+
+
+def test_predict_names_what_it_cannot_read_and_does_the_rest(finished, tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing more")
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    assert main(["predict", str(finished), str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "broken.png" in capsys.readouterr().err
+    assert (tmp_path / "out" / "good.index.png").exists()
+    assert main(["predict", str(finished), str(tmp_path / "none"), "--out", str(tmp_path)]) == 2
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", str(finished), str(tmp_path / "empty"), "--out", str(tmp_path)]) == 2
+    assert "holds no image" in capsys.readouterr().err
+
+
+def test_report_is_written_again(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "report.html").unlink()
+    assert main(["report", str(run)]) == 0
+    assert "Worst" in (run / "report.html").read_text()
+
+
+def test_models_lists_what_a_recipe_can_name(capsys):
+    assert main(["models"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("unet", "fpn", "fcn_32s", "fcn_16s", "fcn_8s", "resnet18", "resnet152"):
+        assert name in printed
+
+
+def test_datasets_show_and_check(fields, tmp_path, capsys):
+    out = tmp_path / "samples.png"
+    assert main(["datasets", "show", "--out", str(out), "--count", "3", *fields]) == 0
+    assert np.asarray(Image.open(out)).shape == (3 * 24, 3 * 32, 3)
+    assert main(["datasets", "check", *fields]) == 0
+    assert "no problem found" in capsys.readouterr().out
+
+
+def test_help_and_version(capsys):
+    assert main([]) == 0
+    assert main(["--version"]) == 0
+    assert main(["datasets"]) == 0
+    assert "jaxseg 0." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "did you mean 'train'"),
+        (["train", "none.py"], "no recipe file"),
+        (["train", "--model.name=unte"], "did you mean 'unet'"),
+        (["train", "--model.encoder=resnet81"], "did you mean 'resnet18'"),
+        (["train", "--model.encoder=nowhere.at.all:build"], "nowhere"),
+        (["train", "--model.options", "depht", "3"], "depht"),
+        (["train", "--model.dtype=float31"], "did you mean 'float32'"),
+        (["train", "--model.pretrained=none.safetensors"], "none.safetensors"),
+        (["train", "--data.source=camvit"], "did you mean 'camvid'"),
+        (["train", "--data.source=camvid"], "needs --data.root"),
+        (["train", "--data.source=camvid", "--data.root=nowhere"], "nowhere"),
+        (["train", "--data.source=folder", "--data.root=."], "needs --data.num-classes"),
+        (["train", "--data.source=tfds"], "needs --data.name"),
+        (["train", "--data.train-split=trian"], "did you mean 'train'"),
+        (["train", "--data.train-length=0"], "empty"),
+        (["train", "--train.devices=99"], "train.devices is 99"),
+        (["train", "--train.batch-size=9"], "a batch of 9 cannot be divided over 8 devices"),
+        (["train", "--loss.cross-entropy=0", "--loss.dice=0"], "no loss"),
+        (["train", "--loss.class-weights", "1", "2"], "2 class weights for 7 classes"),
+        (["train", "--resume=nowhere"], "not a run folder"),
+        (["train", "--resume=a", "--run=b"], "give one of them"),
+        (["evaluate", "nowhere"], "not a run folder"),
+        (["predict", "nowhere", "x.png", "--out=y"], "not a run folder"),
+        (["datasets", "chekc"], "did you mean 'check'"),
+    ],
+)
+def test_bad_input(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())  # nothing half-made is left behind
+
+
+def test_unknown_options_say_what_would_work(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--train.epoch=3"])
+    assert caught.value.code == 2
+    printed = capsys.readouterr()
+    assert "--train.epochs" in printed.out + printed.err
+
+
+def test_a_checkpoint_of_another_architecture(finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    recipe = json.loads((run / "recipe.json").read_text())
+    recipe["model"]["encoder_options"] = {"width": 4}
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    assert main(["evaluate", str(run)]) == 2
+    message = capsys.readouterr().err
+    assert "another architecture" in message
+    assert (
+        "encoder/Conv_0/kernel: (3, 3, 3, 8) in the checkpoint, (3, 3, 3, 4) in the model"
+        in message
+    )

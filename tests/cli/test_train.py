@@ -1,0 +1,175 @@
+"""Training from the command line: what a run folder holds, and that a resumed run is the run."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg import recipe as recipes
+from jaxseg.cli import assemble, train
+from jaxseg.cli.evaluate import restore_variables
+from jaxseg.cli.folder import RunFolder
+from jaxseg.cli.main import main
+from jaxseg.train.log import read_rows
+
+TIMES = ("seconds", "images_per_second")
+
+
+def arrays(run, checkpoint):
+    folder = RunFolder(run)
+    network = assemble.network(folder.recipe.model, folder.facts)
+    return restore_variables(folder, network, checkpoint)
+
+
+def same_run(one, other):
+    """Parameters, statistics, best checkpoint and log are equal bit for bit, times aside."""
+    import chex
+
+    for checkpoint in ("best", "last"):
+        chex.assert_trees_all_equal(arrays(one, checkpoint), arrays(other, checkpoint))
+    logs = [
+        [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(run)]
+        for run in (one, other)
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_a_run_folder_is_complete(finished):
+    assert {path.name for path in finished.iterdir()} >= {
+        "recipe.json",
+        "run.json",
+        "metrics.jsonl",
+        "report.html",
+        "checkpoints",
+    }
+    rows = read_rows(finished)
+    assert [r["step"] for r in rows if r["kind"] == "train"] == [2, 3, 4, 6]
+    validations = [r for r in rows if r["kind"] == "validation"]
+    assert [r["step"] for r in validations] == [3, 6]
+    assert len(validations[0]["iou"]) == 7
+    assert {"loss", "learning_rate", "images_per_second", "gradient_norm"} <= rows[0].keys()
+    assert validations[-1]["loss"] < rows[0]["loss"]
+    assert recipes.load(finished / "recipe.json").model.encoder == "jaxseg_tests_tiny:Tiny"
+    assert json.loads((finished / "run.json").read_text())["environment"]["versions"]["jax"]
+    assert list(finished.glob("events.out.tfevents.*"))
+    report = (finished / "report.html").read_text()
+    assert "<svg" in report
+    assert "http" not in report.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize("at", [1, 4])
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    finished, fields, tmp_path, monkeypatch, capsys, at
+):
+    """SIGTERM within the first epoch, and within the second: parameters, best, log and order are those of one run."""
+    run = tmp_path / "stopped"
+    on_step = train.RunObserver.on_step
+
+    def interrupt(self, step):
+        on_step(self, step)
+        if step == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.RunObserver, "on_step", interrupt)
+        assert main(["train", "--run", str(run), *fields]) == 0
+    assert f"stopped at step {at}, saved" in capsys.readouterr().out
+    assert RunFolder(run).last.step == at
+    assert main(["train", "--resume", str(run)]) == 0
+    same_run(finished, run)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(finished, fields, tmp_path):
+    run = tmp_path / "killed"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "checkpoints")
+    (run / "report.html").unlink()
+    assert main(["train", "--resume", str(run), *fields]) == 0
+    same_run(finished, run)
+    assert (run / "report.html").exists()
+
+
+def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
+    run = tmp_path / "again"
+    shutil.copytree(finished, run)
+    assert main(["train", "--resume", str(run)]) == 0
+    same_run(finished, run)
+
+
+def test_a_resumed_run_keeps_its_recipe(finished, capsys):
+    assert main(["train", "--resume", str(finished), "--train.epochs=9"]) == 2
+    assert "train.epochs: 2 -> 9" in capsys.readouterr().err
+
+
+def test_a_run_folder_is_never_written_into_twice(finished, fields, capsys):
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert main(["train", "--run", str(finished), *fields]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_early_stopping_and_a_test_split(fields, tmp_path, capsys):
+    run = tmp_path / "early"
+    extra = [
+        "--train.patience=1",
+        "--train.epochs=30",
+        "--optimizer.learning-rate=1e-30",  # what still moves is the batch statistics
+        "--data.test-split=test",
+    ]
+    assert (
+        main(["train", "--run", str(run), *[f for f in fields if "epochs" not in f], *extra]) == 0
+    )
+    rows = read_rows(run)
+    validations = [r for r in rows if r["kind"] == "validation"]
+    scores = [r["miou"] for r in validations]
+    assert len(scores) < 30
+    assert all(later > earlier for earlier, later in itertools.pairwise(scores[:-1]))
+    assert scores[-1] <= scores[-2]  # one epoch without improvement, and no other
+    assert [r["step"] for r in rows if r["kind"] == "test"] == [validations[-2]["step"]]
+    printed = capsys.readouterr().out
+    assert main(["evaluate", str(run), "--split", "test"]) == 0
+    again = capsys.readouterr().out
+    line = next(line for line in printed.splitlines() if line.startswith("test ("))
+    assert line.split("  ", 1)[1] in again  # every digit
+
+
+def test_one_logit_and_a_frozen_encoder(tmp_path, fields):
+    """Binary masks stored as 0 and 255, with the label map that the error names."""
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+    for index in range(12):
+        image = rng.integers(0, 255, (20, 26, 3), np.uint8)
+        Image.fromarray(image).save(tmp_path / "data" / "images" / f"{index}.png")
+        mask = np.where(image[..., 0] > 127, 255, 0).astype(np.uint8)
+        Image.fromarray(mask).save(tmp_path / "data" / "masks" / f"{index}.png")
+    run = tmp_path / "run"
+    options = [
+        "--data.source=folder",
+        f"--data.root={tmp_path / 'data'}",
+        "--data.num-classes=1",
+        "--data.label-map",
+        "0",
+        "0",
+        "255",
+        "1",
+        "--model.freeze-encoder",
+        "--optimizer.schedule=poly",
+        "--optimizer.name=sgd",
+        "--loss.dice=1.0",
+    ]
+    assert main(["train", "--run", str(run), *fields, *options]) == 0
+    folder = RunFolder(run)
+    network = assemble.network(folder.recipe.model, folder.facts)
+    start = network.init(folder.recipe.train.seed)["params"]
+    trained = arrays(run, "last")["params"]
+    kernels = [tree["encoder"]["Conv_0"]["kernel"] for tree in (start, trained)]
+    np.testing.assert_array_equal(*kernels)
+    heads = [tree["head"]["conv"]["kernel"] for tree in (start, trained)]
+    assert np.abs(np.subtract(*map(np.asarray, heads))).max() > 0
+    assert len(read_rows(run)[-1]["iou"]) == 2

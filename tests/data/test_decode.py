@@ -1,0 +1,165 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from jaxseg.data.decode import SUFFIXES, decode_image, decode_mask
+from jaxseg.errors import InputError
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+GREY = RNG.integers(0, 256, (6, 8), dtype=np.uint8)
+IDS = RNG.integers(0, 12, (6, 8), dtype=np.uint8)
+LOSSLESS = sorted(SUFFIXES - {".jpg", ".jpeg"})
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+def test_images_and_masks_of_every_kind(write, suffix):
+    options = {"lossless": True} if suffix == ".webp" else {}
+    assert np.array_equal(decode_image(write(f"a{suffix}", COLOUR, **options)), COLOUR)
+    assert np.array_equal(decode_mask(write(f"b{suffix}", IDS, **options)), IDS)
+
+
+def test_jpeg(write):
+    smooth = np.repeat(np.linspace(0, 255, 32, dtype=np.uint8), 32).reshape(32, 32)
+    image = decode_image(write("a.jpg", np.stack([smooth] * 3, -1), quality=95))
+    assert image.shape == (32, 32, 3)
+    assert np.abs(image.astype(int) - smooth[..., None]).max() < 12
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "I;16"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_every_mode_becomes_rgb(mode, kind):
+    image = decode_image(encoded(Image.fromarray(GREY).convert(mode), kind))
+    assert image.shape == (6, 8, 3)
+    assert image.dtype == np.uint8
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
+def test_other_colour_spaces_are_converted(mode):
+    picture = Image.fromarray(COLOUR).convert(mode)
+    assert np.array_equal(
+        decode_image(encoded(picture, "TIFF")), np.asarray(picture.convert("RGB"))
+    )
+
+
+def test_transparency_is_dropped_and_grey_is_repeated():
+    alpha = np.zeros((6, 8, 1), np.uint8)
+    rgba = Image.fromarray(np.concatenate([COLOUR, alpha], -1))
+    assert np.array_equal(decode_image(encoded(rgba)), COLOUR)
+    assert np.array_equal(decode_image(encoded(Image.fromarray(GREY))), np.stack([GREY] * 3, -1))
+    palette = Image.fromarray(COLOUR).convert("P")
+    clear = encoded(palette, transparency=bytes(range(256)))
+    assert np.array_equal(decode_image(clear), np.asarray(palette.convert("RGB")))
+
+
+def test_16_bit_images_keep_their_range():
+    values = np.array([[0, 257, 65535, 32768]], np.uint16)
+    image = decode_image(encoded(Image.fromarray(values)))
+    assert image[0, :, 0].tolist() == [0, 1, 255, 128]
+    with pytest.raises(InputError, match="8 or 16 bits"):
+        decode_image(encoded(Image.fromarray(np.full((2, 2), 70_000, np.int32)), "TIFF"), "deep")
+    with pytest.raises(InputError, match="floating-point"):
+        decode_image(encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"))
+
+
+def test_palette_masks_keep_their_indices():
+    mask = Image.fromarray(IDS)
+    mask.putpalette(list(RNG.integers(0, 256, 768)))
+    assert mask.mode == "P"
+    assert np.array_equal(decode_mask(encoded(mask)), IDS)
+    assert np.array_equal(decode_mask(encoded(mask, bits=4)), IDS)
+    assert np.array_equal(decode_mask(encoded(mask, "TIFF")), IDS)
+
+
+def test_masks_of_other_depths():
+    assert decode_mask(encoded(Image.fromarray(IDS > 5))).tolist() == (IDS > 5).astype(int).tolist()
+    wide = IDS.astype(np.uint16) * 1000
+    assert np.array_equal(decode_mask(encoded(Image.fromarray(wide))), wide)
+    assert np.array_equal(
+        decode_mask(encoded(Image.fromarray(wide.astype(np.int32)), "TIFF")), wide
+    )
+    whole = Image.fromarray(IDS.astype(np.float32))
+    assert np.array_equal(decode_mask(encoded(whole, "TIFF")), IDS)
+    with pytest.raises(InputError, match="fractions"):
+        decode_mask(encoded(Image.fromarray(IDS + np.float32(0.5)), "TIFF"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_the_exif_orientation_is_applied_to_both(orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    stored = Image.fromarray(COLOUR)
+    stored.getexif()[0x0112] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(stored))
+    assert (expected.shape == COLOUR.shape) == (orientation < 5)
+    data = encoded(Image.fromarray(COLOUR), kind, exif=exif, **options)
+    assert np.array_equal(decode_image(data), expected)
+    stored = Image.fromarray(IDS)
+    stored.getexif()[0x0112] = orientation
+    data = encoded(Image.fromarray(IDS), kind, exif=exif, **options)
+    assert np.array_equal(decode_mask(data), np.asarray(ImageOps.exif_transpose(stored)))
+
+
+def test_a_broken_exif_block_does_not_cost_the_image():
+    data = encoded(Image.fromarray(COLOUR), exif=b"Exif\0\0nonsense")
+    assert np.array_equal(decode_image(data), COLOUR)
+
+
+@pytest.mark.parametrize("decode", [decode_image, decode_mask])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".bmp"])
+def test_a_truncated_file_is_named(write, decode, suffix):
+    pixels = RNG.integers(0, 256, (64, 64), dtype=np.uint8)
+    file = write(f"cut{suffix}", pixels)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(InputError, match=rf"cut\{suffix}"):
+        decode(file)
+
+
+def test_what_is_no_image_is_named(tmp_path):
+    for name, content, message in [
+        ("empty.png", b"", "is empty"),
+        ("text.png", b"hello", "is not an image"),
+        ("html.jpg", b"<!DOCTYPE html><html>", "is not an image"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=rf"{name} {message}"):
+            decode_image(tmp_path / name)
+    with pytest.raises(InputError, match=r"gone\.png cannot be opened"):
+        decode_image(tmp_path / "gone.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(InputError, match=r"folder\.png"):
+        decode_image(tmp_path / "folder.png")
+    with pytest.raises(InputError, match=r"the image of pets\[3\] is empty"):
+        decode_image(b"", "the image of pets[3]")
+
+
+def test_a_bomb_is_refused(monkeypatch, write):
+    file = write("bomb.png", COLOUR)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(InputError, match=r"bomb\.png is too large"):
+        decode_image(file)
+
+
+def test_a_colour_mask_says_how_to_convert(write):
+    mask = np.zeros((4, 4, 3), np.uint8)
+    mask[0] = (128, 64, 128)
+    with pytest.raises(InputError) as error:
+        decode_mask(write("colour.png", mask))
+    message = str(error.value)
+    assert "colour.png is a colour image" in message
+    assert "(0, 0, 0): 12, (128, 64, 128): 4" in message
+    assert "ids_from_colors" in message
+    with pytest.raises(InputError, match=r"convert\('L'\)"):
+        decode_mask(write("grey.png", np.full((4, 4, 3), 1, np.uint8)))
+    with pytest.raises(InputError, match="colour image"):
+        decode_mask(write("colour.webp", mask, lossless=True))

@@ -1,0 +1,120 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxseg.nn import BatchNorm, GroupNorm
+
+STATISTICS = {
+    "params": {"scale": np.float32([1.5, 0.5]), "bias": np.float32([0.1, -0.2])},
+    "batch_stats": {"mean": np.float32([0.3, -1.0]), "var": np.float32([2.0, 0.5])},
+}
+
+
+def noise(*shape, loc=0.0, scale=1.0):
+    return np.random.default_rng(0).normal(loc, scale, shape).astype(np.float32)
+
+
+def train(x, norm=None):
+    y, updated = (norm or BatchNorm()).apply(STATISTICS, x, train=True, mutable=["batch_stats"])
+    return y, updated["batch_stats"]
+
+
+def expected(x, mean, var):
+    params = STATISTICS["params"]
+    return (x - mean) / np.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+
+
+def test_evaluation_uses_the_running_statistics():
+    x = noise(2, 3, 4, 2)
+    y = BatchNorm().apply(STATISTICS, x, train=False)
+    np.testing.assert_allclose(y, expected(x, **STATISTICS["batch_stats"]), rtol=0, atol=1e-6)
+
+
+def test_training_uses_the_batch_and_moves_the_running_statistics():
+    x = noise(2, 3, 4, 2)
+    y, moved = train(x)
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(y, expected(x, mean, var), rtol=0, atol=1e-5)
+    old = STATISTICS["batch_stats"]
+    np.testing.assert_allclose(moved["mean"], 0.9 * old["mean"] + 0.1 * mean, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        moved["var"], 0.9 * old["var"] + 0.1 * var * 24 / 23, rtol=0, atol=1e-6
+    )
+
+
+def test_one_value_per_channel_gives_the_bias():
+    y, moved = train(noise(1, 1, 1, 2))
+    np.testing.assert_array_equal(y.ravel(), STATISTICS["params"]["bias"])
+    assert np.isfinite(moved["var"]).all()
+    gradient = jax.grad(lambda x: train(x)[0].sum())(noise(1, 1, 1, 2))
+    assert np.isfinite(gradient).all()
+
+
+def test_a_large_mean_does_not_drown_the_variance():
+    x = noise(4, 8, 8, 2, loc=1000.0)
+    y, _ = train(x)
+    exact = x.astype(np.float64)
+    moments = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+    np.testing.assert_allclose(y, expected(exact, *moments), rtol=0, atol=3e-3)
+
+
+def test_bfloat16_is_normalised_in_float32():
+    x = noise(2, 16, 16, 2, loc=5.0)
+    y, moved = train(jnp.asarray(x, jnp.bfloat16))
+    assert y.dtype == jnp.bfloat16
+    assert moved["mean"].dtype == jnp.float32
+    np.testing.assert_allclose(moved["mean"], train(x)[1]["mean"], rtol=0, atol=1e-3)
+    assert train(x, BatchNorm(dtype=jnp.bfloat16))[0].dtype == jnp.bfloat16
+
+
+def test_float64_is_normalised_in_float64():
+    with jax.enable_x64(True):
+        x = np.random.default_rng(0).normal(1000, 1, (2, 4, 4, 2))
+        double = jax.tree.map(np.float64, STATISTICS)
+        norm = BatchNorm(param_dtype=jnp.float64)
+        y, _ = norm.apply(double, x, train=True, mutable=["batch_stats"])
+        assert y.dtype == jnp.float64
+        np.testing.assert_allclose(
+            y, expected(x, x.mean((0, 1, 2)), x.var((0, 1, 2))), rtol=0, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("strategy", ["pmap", "shard_map"])
+def test_statistics_are_those_of_the_global_batch(strategy):
+    x = noise(8, 2, 3, 2)
+    y, moved = train(x)
+    if strategy == "pmap":
+        shards, moved_there = jax.pmap(train, "data", devices=jax.devices()[:4])(
+            x.reshape(4, 2, 2, 3, 2)
+        )
+        shards, moved_there = shards.reshape(x.shape), jax.tree.map(lambda s: s[3], moved_there)
+    else:
+        mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
+        split, whole = PartitionSpec("data"), PartitionSpec()
+        run = jax.shard_map(
+            train, mesh=mesh, in_specs=split, out_specs=(split, whole), check_vma=False
+        )
+        shards, moved_there = run(x)
+    np.testing.assert_allclose(shards, y, rtol=0, atol=1e-5)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(moved_there[name], moved[name], rtol=0, atol=1e-6)
+
+
+def test_initialising_does_not_move_the_statistics():
+    variables = BatchNorm().init(jax.random.key(0), noise(2, 3, 4, 2, loc=9.0), train=True)
+    assert variables["batch_stats"]["mean"].tolist() == [0.0, 0.0]
+    assert variables["batch_stats"]["var"].tolist() == [1.0, 1.0]
+
+
+def test_group_norm_normalises_each_image_and_group():
+    x = noise(2, 3, 4, 6, loc=50.0)
+    params = {"scale": noise(6), "bias": noise(6)[::-1]}
+    y = GroupNorm(3).apply({"params": params}, x)
+    groups = x.reshape(2, 12, 3, 2).transpose(0, 2, 1, 3).reshape(2, 3, 24)
+    mean, var = (np.repeat(f(groups, -1), 2, -1).reshape(2, 1, 1, 6) for f in (np.mean, np.var))
+    expected = (x - mean) / np.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-4)
+    half = GroupNorm(3, dtype=jnp.bfloat16).apply({"params": params}, jnp.asarray(x, jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16

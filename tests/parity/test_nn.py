@@ -1,0 +1,129 @@
+"""Interpolation, pooling, normalisation and transposed convolution equal torch's, both ways."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.nn import BatchNorm, TransposedConv, bilinear, max_pool, nearest
+from jaxseg.nn.resize import nearest_index
+
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
+
+RESIZES = {
+    "nearest": (nearest, {"mode": "nearest"}),
+    "half pixel": (bilinear, {"mode": "bilinear", "align_corners": False}),
+    "corners": (
+        lambda x, size: bilinear(x, size, align_corners=True),
+        {"mode": "bilinear", "align_corners": True},
+    ),
+}
+
+
+def noise(*shape, dtype=np.float32):
+    return np.random.default_rng(0).normal(size=shape).astype(dtype)
+
+
+def to_torch(torch, x):
+    return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).requires_grad_()
+
+
+def to_numpy(x):
+    return x.detach().numpy().transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("convention", RESIZES)
+@pytest.mark.parametrize("given", [(7, 12), (1, 5), (16, 9)])
+def test_resize_and_its_gradient(torch, convention, given):
+    ours, options = RESIZES[convention]
+    rng = np.random.default_rng(1)
+    sizes = [(14, 24), (1, 1), (3, 12), *map(tuple, rng.integers(1, 40, (3, 2)).tolist())]
+    x = noise(2, *given, 3)
+    weights = [noise(2, *size, 3) for size in sizes]
+
+    def all_sizes(x):
+        results = [ours(x, size) for size in sizes]
+        return sum((y * w).sum() for y, w in zip(results, weights, strict=True)), results
+
+    (_, results), gradient = jax.jit(jax.value_and_grad(all_sizes, has_aux=True))(x)
+    theirs = to_torch(torch, x)
+    total = 0
+    for y, size, weight in zip(results, sizes, weights, strict=True):
+        expected = torch.nn.functional.interpolate(theirs, size=size, **options)
+        np.testing.assert_allclose(y, to_numpy(expected), rtol=0, atol=1e-5)
+        total = total + (expected * to_torch(torch, weight)).sum()
+    total.backward()
+    np.testing.assert_allclose(gradient, to_numpy(theirs.grad), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8"])
+def test_nearest_rounds_as_torch_does(torch, dtype):
+    """Where the ratio is not exact the pixel that is taken depends on the arithmetic."""
+    for given in range(1, 60):
+        x = torch.arange(given, dtype=getattr(torch, dtype)).reshape(1, 1, 1, given)
+        for out in range(1, 130):
+            expected = (
+                torch.nn.functional.interpolate(x, size=(1, out), mode="nearest").float().numpy()
+            )
+            np.testing.assert_array_equal(nearest_index(given, out), expected.ravel())
+
+
+@pytest.mark.parametrize("size", [(7, 10), (8, 8), (1, 1)])
+def test_max_pool_and_its_gradient(torch, size):
+    x = noise(2, *size, 3) - 3
+    theirs = to_torch(torch, x)
+    expected = torch.nn.functional.max_pool2d(theirs, 3, 2, 1)
+    weight = noise(*to_numpy(expected).shape)
+    (expected * to_torch(torch, weight)).sum().backward()
+    gradient = jax.grad(lambda x: (max_pool(x, 3, 2, 1) * weight).sum())(x)
+    np.testing.assert_array_equal(max_pool(x, 3, 2, 1), to_numpy(expected))
+    np.testing.assert_allclose(gradient, to_numpy(theirs.grad), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_transposed_convolution(torch, factor):
+    x, kernel, bias = (
+        noise(2, 3, 5, 4),
+        noise(2 * factor - factor % 2, 2 * factor - factor % 2, 4, 6),
+        noise(6),
+    )
+    y = TransposedConv(6, factor).apply({"params": {"kernel": kernel, "bias": bias}}, x)
+    weight = torch.from_numpy(np.ascontiguousarray(kernel.transpose(2, 3, 0, 1)))
+    padding = (factor - factor % 2) // 2
+    expected = torch.nn.functional.conv_transpose2d(
+        to_torch(torch, x), weight, torch.from_numpy(bias), stride=factor, padding=padding
+    )
+    np.testing.assert_allclose(y, to_numpy(expected), rtol=0, atol=1e-4)
+
+
+def test_batch_norm_in_training(torch):
+    x, scale, bias = noise(3, 4, 5, 6) * 2 + 1, noise(6), noise(6)
+    weight = noise(3, 5, 4, 6).transpose(0, 2, 1, 3)
+    layer = torch.nn.BatchNorm2d(6)
+    layer.weight.data, layer.bias.data = torch.from_numpy(scale), torch.from_numpy(bias)
+    theirs = to_torch(torch, x)
+    expected = layer(theirs)
+    (expected * to_torch(torch, weight)).sum().backward()
+
+    def loss(params, x):
+        statistics = {"mean": np.zeros(6, np.float32), "var": np.ones(6, np.float32)}
+        variables = {"params": params, "batch_stats": statistics}
+        y, updated = BatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])
+        return (y * weight).sum(), (y, updated["batch_stats"])
+
+    params = {"scale": scale, "bias": bias}
+    (of_params, of_x), (y, moved) = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+    np.testing.assert_allclose(y, to_numpy(expected), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(moved["mean"], layer.running_mean.numpy(), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(moved["var"], layer.running_var.numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(of_x, to_numpy(theirs.grad), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(of_params["scale"], layer.weight.grad.numpy(), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(of_params["bias"], layer.bias.grad.numpy(), rtol=0, atol=1e-4)
+
+
+def test_bfloat16_rounds_once(torch):
+    x = jnp.asarray(noise(1, 5, 6, 2), jnp.bfloat16)
+    theirs = torch.from_numpy(np.asarray(x, np.float32)).permute(0, 3, 1, 2).to(torch.bfloat16)
+    expected = torch.nn.functional.interpolate(theirs, size=(11, 9), mode="bilinear").float()
+    ours = bilinear(x, (11, 9)).astype(jnp.float32)
+    np.testing.assert_allclose(ours, expected.numpy().transpose(0, 2, 3, 1), rtol=2**-7, atol=1e-3)

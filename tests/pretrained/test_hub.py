@@ -1,0 +1,210 @@
+import json
+import logging
+import pickle
+
+import huggingface_hub
+import huggingface_hub.constants
+import huggingface_hub.errors
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import jaxseg
+from jaxseg import encoders, pretrained
+from jaxseg.errors import InputError
+from jaxseg.pretrained import hub
+from jaxseg.pretrained.hub import IMAGENET_MEAN, IMAGENET_STD
+
+SMALL = encoders.ResNet((1, 1, 1, 1))
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NAME = "timm/resnet34.a1_in1k"
+
+
+def random_variables(model, channels=3, seed=0):
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, channels)))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
+
+
+@pytest.fixture(scope="module")
+def state_dict():
+    weights = pretrained.to_torch(SMALL, random_variables(SMALL), source="timm")
+    return weights | {
+        "fc.weight": np.zeros((10, 512), np.float32),
+        "fc.bias": np.zeros(10, np.float32),
+    }
+
+
+@pytest.fixture
+def file(state_dict, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    safetensors.numpy.save_file(state_dict, path)
+    return path
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """A function that puts a file into the hub's cache as a download would."""
+    root = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(root))
+
+    def put(repository, commit, name, content):
+        folder = root / f"models--{repository.replace('/', '--')}"
+        snapshot = folder / "snapshots" / commit
+        snapshot.mkdir(parents=True, exist_ok=True)
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs" / "main").write_text(commit)
+        (snapshot / name).write_bytes(content)
+
+    return put
+
+
+def test_a_local_file_fills_the_encoder(file, state_dict):
+    model = jaxseg.create("unet", encoder=SMALL, num_classes=2)
+    variables = random_variables(model, seed=1)
+    for name in (file, str(file)):
+        loaded = pretrained.load(model, variables, name)
+        for key, value in pretrained.to_torch(model, loaded, source="timm").items():
+            np.testing.assert_array_equal(value, state_dict[key])
+        np.testing.assert_array_equal(
+            loaded["params"]["head"]["conv"]["bias"], variables["params"]["head"]["conv"]["bias"]
+        )
+    bare = pretrained.load(SMALL, random_variables(SMALL, seed=1), file)
+    np.testing.assert_array_equal(bare["params"]["stem"]["norm"]["scale"], state_dict["bn1.weight"])
+
+
+def test_a_file_of_a_whole_smp_model_fills_it(tmp_path):
+    model = jaxseg.create("fpn", encoder=SMALL, num_classes=2)
+    variables = random_variables(model)
+    path = tmp_path / "fpn.safetensors"
+    safetensors.numpy.save_file(pretrained.to_torch(model, variables), path)
+    loaded = pretrained.load(model, random_variables(model, seed=1), path)
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5, 12])
+def test_the_first_kernel_is_adapted_to_other_channels(file, state_dict, channels):
+    encoder = encoders.ResNet((1, 1, 1, 1), in_channels=channels)
+    loaded = pretrained.load(encoder, random_variables(encoder, channels), file)
+    kernel = np.asarray(loaded["params"]["stem"]["conv"]["kernel"])
+    given = state_dict["conv1.weight"].transpose(2, 3, 1, 0)
+    if channels == 1:
+        expected = given.sum(2, keepdims=True)
+    else:
+        expected = np.stack([given[:, :, i % 3] * 3 / channels for i in range(channels)], 2)
+    np.testing.assert_allclose(kernel, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [NAME, f"{NAME}@main", f"{NAME}@{COMMIT}"])
+def test_a_name_is_read_from_the_hubs_cache(file, state_dict, cache, name, caplog):
+    cache(NAME, COMMIT, "model.safetensors", file.read_bytes())
+    with caplog.at_level(logging.WARNING):
+        loaded = pretrained.load(SMALL, random_variables(SMALL, seed=1), name)
+    np.testing.assert_array_equal(
+        loaded["params"]["stem"]["norm"]["scale"], state_dict["bn1.weight"]
+    )
+    assert pretrained.pin(name) == f"{NAME}@{COMMIT}"
+    assert (f"{NAME}@{COMMIT}" in caplog.text) == (not name.endswith(COMMIT))
+
+
+def test_known_names_are_pinned(file, cache):
+    for name, commit in hub.REVISIONS.items():
+        assert len(commit) == 40
+        assert pretrained.pin(name) == f"{name}@{commit}"
+        cache(name, commit, "model.safetensors", file.read_bytes())
+        cache(name, COMMIT, "model.safetensors", b"a later commit on main")
+        pretrained.load(SMALL, random_variables(SMALL), name)
+    assert pretrained.pin(file) == str(file)
+
+
+def test_normalization(cache, file, caplog):
+    assert pretrained.normalization(file) == (IMAGENET_MEAN, IMAGENET_STD)
+    config = {
+        "architecture": "resnet34",
+        "pretrained_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]},
+    }
+    cache(NAME, COMMIT, "config.json", json.dumps(config).encode())
+    assert pretrained.normalization(NAME) == ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+    cache("smp-hub/other", COMMIT, "config.json", b'{"mean": 3}')
+    assert pretrained.normalization("smp-hub/other") == (IMAGENET_MEAN, IMAGENET_STD)
+    assert not caplog.text
+    assert pretrained.normalization("timm/resnet50.a1_in1k") == (IMAGENET_MEAN, IMAGENET_STD)
+    assert "for want of a config.json" in caplog.text
+
+
+def test_without_network_the_way_out_is_named(cache):
+    with pytest.raises(
+        InputError, match=r"is not in the cache, and the hub cannot be reached.*\.safetensors file"
+    ):
+        pretrained.load(SMALL, random_variables(SMALL), NAME)
+
+
+def hub_error(name):
+    """One of the hub's errors; its constructors differ from version to version."""
+    kind = getattr(huggingface_hub.errors, name)
+    return kind.__new__(kind)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (hub_error("RepositoryNotFoundError"), r"no \(public\) repository 'timm/resnet34.a1_in1k'"),
+        (hub_error("RevisionNotFoundError"), "there is no revision 'v9' of timm/resnet34.a1_in1k"),
+        (
+            hub_error("RemoteEntryNotFoundError"),
+            "there is no model.safetensors of timm/resnet34.a1_in1k@v9",
+        ),
+        (hub_error("LocalEntryNotFoundError"), "the hub cannot be reached"),
+        (ConnectionError("refused"), "cannot be had: refused"),
+        (OSError("disk full"), "cannot be had: disk full"),
+    ],
+)
+def test_whatever_the_hub_says_is_told_clearly(monkeypatch, error, message):
+    def refuse(*args, **options):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(InputError, match=message):
+        pretrained.load(SMALL, random_variables(SMALL), f"{NAME}@v9")
+
+
+def test_pickles_are_refused_before_they_are_opened(tmp_path):
+    for suffix in (".pth", ".pt", ".bin", ".ckpt", ".pkl"):
+        path = tmp_path / f"weights{suffix}"
+        path.write_bytes(pickle.dumps({}))
+        with pytest.raises(InputError, match=r"pickled weights can run any code.*convert it once"):
+            pretrained.load(SMALL, {}, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no such file"),
+        (b"", "is not a readable .safetensors file"),
+        (b"not at all", "is not a readable .safetensors file"),
+        (pickle.dumps({"a": 1}), "is not a readable .safetensors file"),
+        ("cut", "is not a readable .safetensors file"),
+    ],
+)
+def test_damaged_files_are_named(file, tmp_path, content, message):
+    path = tmp_path / "damaged.safetensors"
+    if content is not None:
+        path.write_bytes(file.read_bytes()[:-100] if content == "cut" else content)
+    with pytest.raises(InputError, match=message) as error:
+        pretrained.load(SMALL, random_variables(SMALL), path)
+    assert "damaged.safetensors" in str(error.value)
+
+
+def test_weights_of_another_network_are_refused_with_the_files_name(file):
+    with pytest.raises(
+        InputError, match=r"weights\.safetensors: the weights do not match the model"
+    ):
+        pretrained.load(encoders.resnet18(), random_variables(encoders.resnet18()), file)
+
+
+@pytest.mark.parametrize("name", ["resnet34.a1_in1k", "timm/resnet34@", "a/b/c", ""])
+def test_what_is_neither_name_nor_file_is_explained(name):
+    with pytest.raises(InputError, match=r"is neither a \.safetensors file nor a name on the hub"):
+        pretrained.load(SMALL, {}, name)

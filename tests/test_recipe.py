@@ -1,0 +1,64 @@
+"""Recipes survive JSON, name what is wrong, and say how two of them differ."""
+
+import dataclasses
+import json
+
+import pytest
+
+from jaxseg import recipe as recipes
+from jaxseg.errors import InputError
+from jaxseg.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
+
+FULL = Recipe(
+    model=ModelRecipe(options={"depth": 3, "wide": True}, mean=(0.5,), std=(0.5,)),
+    data=DataRecipe(source="folder", label_map={0: 0, 255: 1}, size=(3, 4), classes=("a", "b")),
+    train=TrainRecipe(patience=3),
+)
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), FULL])
+def test_json_and_back(recipe, tmp_path):
+    recipes.save(recipe, tmp_path / "recipe.json")
+    assert recipes.load(tmp_path / "recipe.json") == recipe
+
+
+def test_a_python_file(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from jaxseg.recipe import *\nrecipe = Recipe(train=TrainRecipe(epochs=9))\n")
+    assert recipes.load(file).train.epochs == 9
+    file.write_text("recipe = 3\n")
+    with pytest.raises(InputError, match="defines no"):
+        recipes.load(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": {"epoch": 3}}, "did you mean 'recipe.train.epochs'"),
+        ({"train": {"epochs": "three"}}, "recipe.train.epochs cannot be 'three'"),
+        ({"train": {"epochs": True}}, "recipe.train.epochs cannot be True"),
+        ({"optimizer": {"name": "lion"}}, "recipe.optimizer.name cannot be 'lion'"),
+        ({"data": 3}, "recipe.data must be an object"),
+    ],
+)
+def test_wrong_fields_are_named(change, message):
+    with pytest.raises(InputError, match=message):
+        recipes.from_dict(change)
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(InputError, match="no recipe file"):
+        recipes.load(tmp_path / "none.py")
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        recipes.load(tmp_path / "broken.json")
+
+
+def test_differences_name_each_field():
+    other = dataclasses.replace(FULL, data=dataclasses.replace(FULL.data, label_map=None))
+    assert recipes.differences(FULL, FULL) == []
+    assert recipes.differences(FULL, other) == ["data.label_map: {0: 0, 255: 1} -> None"]
+
+
+def test_every_field_is_a_plain_value():
+    json.dumps(recipes.to_dict(FULL))

@@ -1,0 +1,44 @@
+"""The log appends, holds no step twice, and survives a line that was cut short."""
+
+import json
+import math
+
+from jaxseg.train.log import RunLog, read_rows
+
+
+def test_rows_are_written_once_and_never_truncated(tmp_path):
+    with RunLog(tmp_path) as log:
+        for step in (1, 2, 3):
+            log.write({"kind": "train", "step": step, "loss": 1 / step})
+        log.write({"kind": "validation", "step": 3, "mean_iou": 0.5, "iou": [0.5, math.nan]})
+    with RunLog(tmp_path) as log:  # resumed from step 1
+        for step in (2, 3, 4):
+            log.write({"kind": "train", "step": step, "loss": 1 / step})
+    rows = read_rows(tmp_path)
+    assert [(row["kind"], row["step"]) for row in rows] == [
+        ("train", 1),
+        ("train", 2),
+        ("train", 3),
+        ("validation", 3),
+        ("train", 4),
+    ]
+    assert rows[3]["iou"] == [0.5, None]
+    assert rows[1]["loss"] == 1 / 2
+
+
+def test_a_line_cut_short_by_a_kill_is_passed_over(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    whole = json.dumps({"kind": "train", "step": 1, "loss": 1.0})
+    file.write_text(f"{whole}\n" + '{"kind": "train", "st')
+    with RunLog(tmp_path) as log:
+        log.write({"kind": "train", "step": 2, "loss": 0.5})
+    assert [row["step"] for row in read_rows(tmp_path)] == [1, 2]
+    assert file.read_text().startswith(whole)
+
+
+def test_tensorboard_files_are_written(tmp_path):
+    with RunLog(tmp_path) as log:
+        log.write({"kind": "train", "step": 1, "loss": 1.0})
+    events = list(tmp_path.glob("events.out.tfevents.*"))
+    assert len(events) == 1
+    assert b"train/loss" in events[0].read_bytes()

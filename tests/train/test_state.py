@@ -1,0 +1,60 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxseg import train
+from jaxseg.errors import InputError
+
+VARIABLES = {
+    "params": {"conv": {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}},
+    "batch_stats": {"norm": {"mean": jnp.zeros(2)}},
+}
+
+
+def test_holds_what_it_was_given():
+    state = train.create_state(VARIABLES, optax.adam(0.1))
+    assert state.step == 0
+    assert state.ema is None
+    assert jax.tree.structure(state.variables) == jax.tree.structure(VARIABLES)
+    jax.tree.map(np.testing.assert_array_equal, state.variables, VARIABLES)
+
+
+def test_models_without_statistics_have_none():
+    state = train.create_state({"params": VARIABLES["params"]}, optax.sgd(0.1))
+    assert sorted(state.variables) == ["params"]
+
+
+def test_shares_no_buffer_with_anything():
+    """A step donates the state: what shares memory with it is lost, twice the same buffer is an error."""
+    state = train.create_state(VARIABLES, optax.adam(0.1), ema=True)
+    leaves = [*jax.tree.leaves(state), *jax.tree.leaves(VARIABLES)]
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in leaves]
+    assert len(set(pointers)) == len(pointers)
+    run = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    assert run(state).step == 1
+    assert not VARIABLES["params"]["conv"]["bias"].is_deleted()
+
+
+def test_takes_numpy_arrays():
+    variables = jax.tree.map(np.asarray, VARIABLES)
+    state = train.create_state(variables, optax.sgd(0.1))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+
+
+def test_averaged_variables():
+    state = train.create_state(VARIABLES, optax.sgd(0.1), ema=True)
+    state = state.replace(params=jax.tree.map(lambda x: x + 1, state.params))
+    assert state.ema_variables["params"]["conv"]["bias"].tolist() == [0, 0]
+    assert state.variables["params"]["conv"]["bias"].tolist() == [1, 1]
+    assert state.ema_variables["batch_stats"] is state.batch_stats
+    with pytest.raises(InputError, match="ema=True"):
+        _ = state.replace(ema=None).ema_variables
+
+
+def test_other_collections_are_named():
+    with pytest.raises(InputError, match=r"\['cache', 'params'\]"):
+        train.create_state({"params": {}, "cache": {}}, optax.sgd(0.1))
+    with pytest.raises(InputError, match=r"\['kernel'\]"):
+        train.create_state({"kernel": jnp.ones(2)}, optax.sgd(0.1))
