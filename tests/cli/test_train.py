@@ -126,7 +126,7 @@ def test_early_stopping_and_a_test_split(fields, tmp_path, capsys):
     )
     rows = read_rows(run)
     validations = [r for r in rows if r["kind"] == "validation"]
-    scores = [r["miou"] for r in validations]
+    scores = [r["mean_iou"] for r in validations]
     assert len(scores) < 30
     assert all(later > earlier for earlier, later in itertools.pairwise(scores[:-1]))
     assert scores[-1] <= scores[-2]  # one epoch without improvement, and no other
