@@ -1,6 +1,7 @@
 """Set before JAX is imported, for tests and doctests alike: fake devices, strict modes, no network."""
 
 import os
+import shutil
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -10,8 +11,9 @@ os.environ["XLA_FLAGS"] = (
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "agg"
-_cache = tempfile.TemporaryDirectory()  # what one worker compiled, the other loads
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
+# What one process of a test run compiled, the others load.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("PYTEST_JAX_CACHE") or tempfile.mkdtemp()
+os.environ["PYTEST_JAX_CACHE"] = os.environ["JAX_COMPILATION_CACHE_DIR"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -19,3 +21,9 @@ import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def pytest_unconfigure(config):
+    """Removes the compiled programs when the process that started the others ends."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
