@@ -78,7 +78,7 @@ class DataRecipe:
     """Label 0 is ignored and every other label is one less (ADE20K's convention)."""
     size: tuple[int, int] = (64, 64)
     """shapes: height and width of the drawn images in pixels."""
-    train_length: int = 1440
+    train_length: int = 1280
     """shapes: how many training images are drawn."""
     validation_length: int = 128
     """shapes: how many validation (and test) images are drawn."""
@@ -122,7 +122,7 @@ class OptimizerRecipe:
 
     name: typing.Literal["adamw", "sgd"] = "adamw"
     """adamw, or sgd with Nesterov-free momentum 0.9."""
-    learning_rate: float = 2.5e-3
+    learning_rate: float = 1.5e-3
     """The highest learning rate."""
     schedule: typing.Literal["cosine", "poly"] = "cosine"
     """How the learning rate falls to zero after the warm-up; poly is (1 - t)^0.9."""

@@ -137,7 +137,7 @@ def _draw(size: tuple[int, int], rng: np.random.Generator):
         count += 1
         shown -= hidden
         drawn[count] = shown[count] = np.count_nonzero(inside)
-        cover = np.clip(0.5 - distance, 0.0, 1.0)[:, :, None]
+        cover = np.clip(0.5 - 2.0 * distance, 0.0, 1.0)[:, :, None]
         colour = _texture(x / unit, y / unit, paint)
         rim = 0.92 * np.clip(distance + _RIM, 0.0, 1.0)[:, :, None]
         colour += rim * ((CLASSES[class_id] in _LIGHT) - colour)
@@ -163,13 +163,13 @@ def _distance(name: str, x: np.ndarray, y: np.ndarray, radius: float, form: floa
             slope = 0.5 * np.sqrt(3.0) * across
             return np.maximum(-y, slope + 0.5 * y) - 0.49 * radius
         case "cross":
-            half = np.maximum(3.0, (0.28 + 0.06 * form) * radius)
+            half = np.maximum(3.0, (0.25 + 0.06 * form) * radius)
             return np.minimum(
                 np.maximum(across - 0.95 * radius, along - half),
                 np.maximum(across - half, along - 0.95 * radius),
             )
         case _:
-            half = np.maximum(1.5, 0.17 * radius)
+            half = np.maximum(1.5, 0.22 * radius)
             return np.maximum(across - half, along - radius)
 
 
@@ -201,12 +201,13 @@ def _paints(kinds: np.ndarray, rng: np.random.Generator) -> list[_Paint]:
     lattices = rng.random((len(kinds), _LATTICE, _LATTICE))
     ground = kinds == 0
     hue = np.where(ground, u[:, 0], (kinds - 1) // 2 / 3.0 + _HUES * (u[:, 1] - 0.5))
-    saturation = np.where(ground, 0.4 * u[:, 3], 0.5 + 0.5 * u[:, 3])
-    first = _rgb(hue, saturation, 0.45 + 0.55 * u[:, 4])
+    saturation = np.where(ground, 0.35 * u[:, 3], 0.5 + 0.5 * u[:, 3])
+    # Grounds are of middle brightness, so that both kinds of rim stand out.
+    first = _rgb(hue, saturation, 0.45 + np.where(ground, 0.25, 0.55) * u[:, 4])
     second = _rgb(
         hue + 0.16 * (u[:, 5] - 0.5),
         saturation * (0.7 + 0.3 * u[:, 6]),
-        0.35 + 0.55 * u[:, 7],
+        0.35 + np.where(ground, 0.3, 0.55) * u[:, 7],
     )
     return [
         _Paint(
