@@ -23,6 +23,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     "unknown encoder 'resnet43'; did you mean 'resnet34'? Known: mit_b0, resnet34"
     """
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3)
+    spelled = {each.lower(): each for each in known}
+    close = [spelled[each] for each in difflib.get_close_matches(name.lower(), spelled, n=3)]
     guess = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
     return InputError(f"unknown {kind} {name!r}{guess} Known: {', '.join(known)}")

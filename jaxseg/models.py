@@ -57,6 +57,8 @@ class SegmentationModel(nn.Module):
                 f"images of type {images.dtype}: a model takes floating point images that are "
                 "normalised (jaxseg.data.normalize makes them of uint8 ones)"
             )
+        if jnp.issubdtype(images.dtype, jnp.floating):
+            images = _wide(images)  # what computes in bfloat16 casts them back
         size = images.shape[1], images.shape[2]
         features = self.encoder(images, train=train)
         maps = self.decoder(features, size, train=train)
@@ -178,7 +180,8 @@ def unet(
     """
     depth = len(_layout(encoder)[0])
     types = _types(encoder, dtype, param_dtype)
-    channels = (256, 128, 64, 32, 16)[-depth:] if channels is None else tuple(channels)
+    default = (*(256,) * depth, 128, 64, 32, 16)[-depth:]
+    channels = default if channels is None else tuple(channels)
     if len(channels) != depth:
         raise InputError(
             f"channels={channels}: the encoder has {depth} features, "
@@ -346,4 +349,6 @@ def create(
             f"encoder_options={dict(encoder_options)} with an encoder that is a module: "
             "set its own fields"
         )
-    return builder(num_classes=num_classes, encoder=encoder, **options)
+    return encoders.build(
+        f"model {name!r}", builder, {"num_classes": num_classes, "encoder": encoder} | options
+    )

@@ -4,6 +4,7 @@ The defaults are the run on the embedded `shapes` set. A file under `experiments
 the command line overrides single fields (`--optimizer.learning-rate 1e-3`); a run folder keeps it as `recipe.json`.
 """
 
+import contextlib
 import dataclasses
 import json
 import runpy
@@ -15,7 +16,7 @@ from typing import Any
 
 from jaxseg.errors import InputError, unknown
 
-Option = bool | int | float | str | tuple[int, ...]
+Option = bool | int | float | str | None | tuple[int, ...] | tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class DataRecipe:
     manual_dir: str | None = None
     """tfds: where the files lie that a data set wants downloaded by hand."""
     images: str | None = None
-    """folder: the images' folder inside root when the layout is your own; {split} is filled in."""
+    """folder: the images' folder inside root when the layout is your own; {split} is filled in. Without {split} a
+    fixed tenth of the images is kept for validation."""
     masks: str | None = None
     """folder: the masks' folder, like images."""
     train_split: str = "train"
@@ -72,8 +74,12 @@ class DataRecipe:
     """The classes' names, for tables and reports."""
     ignore_index: int = 255
     """The label, after the label map, that counts nowhere."""
-    label_map: dict[int, int] | None = None
-    """From ids in the masks to train ids (or ignore_index): merges, drops and renumbers classes."""
+    image_suffix: str = ""
+    """folder: what the stems of images end in and those of masks do not, such as _leftImg8bit."""
+    mask_suffix: str = ""
+    """folder: what the stems of masks end in and those of images do not, such as _mask."""
+    label_map: dict[int, int | None] | None = None
+    """From ids in the masks to train ids (or ignore_index, or none): merges, drops and renumbers classes."""
     reduce_zero_label: bool = False
     """Label 0 is ignored and every other label is one less (ADE20K's convention)."""
     size: tuple[int, int] = (64, 64)
@@ -189,7 +195,9 @@ def from_dict(values: dict[str, Any]) -> Recipe:
 
 def save(recipe: Recipe, path: Path) -> None:
     """Writes the recipe as JSON."""
-    path.write_text(json.dumps(to_dict(recipe), indent=2) + "\n")
+    aside = path.with_name(path.name + ".new")  # a kill leaves the old one whole
+    aside.write_text(json.dumps(to_dict(recipe), indent=2) + "\n")
+    aside.replace(path)
 
 
 def load(path: str | Path) -> Recipe:
@@ -206,12 +214,56 @@ def load(path: str | Path) -> Recipe:
     if path.suffix == ".json":
         try:
             return from_dict(json.loads(path.read_text()))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not valid JSON: {error}") from error
-    recipe = runpy.run_path(str(path)).get("recipe")
+    try:
+        recipe = runpy.run_path(str(path)).get("recipe")
+    except Exception as error:  # whatever the file's own code raises
+        raise InputError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     if not isinstance(recipe, Recipe):
         raise InputError(f"{path} defines no `recipe = jaxseg.Recipe(...)`")
     return recipe
+
+
+def checked(recipe: Recipe) -> Recipe:
+    """The recipe as a run folder will give it back: plain values of the declared types, within their ranges.
+
+    Raises:
+        InputError: A value of another type, or out of range.
+
+    >>> checked(Recipe(augment=AugmentRecipe(crop_size=[64, 64]))).augment.crop_size
+    (64, 64)
+    """
+    try:
+        text = json.dumps(to_dict(recipe), default=_plain)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a recipe holds plain values only: {error}") from error
+    recipe = from_dict(json.loads(text))
+    least = {
+        "train.epochs": 1,
+        "train.batch_size": 1,
+        "train.eval_batch_size": 1,
+        "train.seed": 0,
+        "train.patience": 1,
+        "train.devices": 1,
+        "train.log_every": 1,
+        "data.workers": 0,
+    }
+    for name, bound in least.items():
+        part, leaf = name.split(".")
+        value = getattr(getattr(recipe, part), leaf)
+        if value is not None and value < bound:
+            raise InputError(f"{name} is {value}, it is at least {bound}")
+    return recipe
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know, as it does: paths, and NumPy's numbers."""
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{value!r}")
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
@@ -250,8 +302,10 @@ def _read(kind: Any, value: Any, place: str) -> Any:
     elif origin is typing.Literal and value in arguments:
         return value
     elif origin is dict and isinstance(value, dict):
-        key = arguments[0]
-        return {key(k): _read(arguments[1], v, f"{place}[{k}]") for k, v in value.items()}
+        with contextlib.suppress(ValueError):
+            keys = [arguments[0](key) for key in value]
+            items = zip(keys, value.values(), strict=True)
+            return {k: _read(arguments[1], v, f"{place}[{k}]") for k, v in items}
     elif origin is tuple and isinstance(value, list | tuple):
         items = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(items) == len(value):

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from jaxseg import recipe as recipes
 from jaxseg.errors import InputError
-from jaxseg.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
+from jaxseg.recipe import DataRecipe, ModelRecipe, OptimizerRecipe, Recipe, TrainRecipe
 
 FULL = Recipe(
     model=ModelRecipe(options={"depth": 3, "wide": True}, mean=(0.5,), std=(0.5,)),
@@ -62,3 +63,42 @@ def test_differences_name_each_field():
 
 def test_every_field_is_a_plain_value():
     json.dumps(recipes.to_dict(FULL))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Recipe(train=TrainRecipe(epochs="3")), "train.epochs cannot be '3'"),
+        (Recipe(train=TrainRecipe(batch_size=0)), "train.batch_size is 0, it is at least 1"),
+        (Recipe(train=TrainRecipe(patience=0)), "train.patience is 0"),
+        (
+            Recipe(optimizer=OptimizerRecipe(schedule="cosin")),
+            "optimizer.schedule cannot be 'cosin'",
+        ),
+        (Recipe(model=ModelRecipe(options={"upsample": print})), "plain values only"),
+    ],
+)
+def test_a_recipe_that_could_not_be_read_again_is_refused(recipe, message):
+    with pytest.raises(InputError, match=message):
+        recipes.checked(recipe)
+
+
+def test_a_recipe_in_pythons_own_types_is_read_as_a_run_folder_gives_it_back(tmp_path):
+    data = DataRecipe(root=tmp_path, num_classes=np.int64(2), label_map={0: 0, 7: None})
+    recipe = recipes.checked(
+        Recipe(data=data, model=ModelRecipe(options={"a": None, "b": (0.5, 1.0)}))
+    )
+    assert recipe.data.root == str(tmp_path)
+    assert recipe.data.label_map == {0: 0, 7: None}
+    recipes.save(recipe, tmp_path / "recipe.json")
+    assert recipes.load(tmp_path / "recipe.json") == recipe
+
+
+@pytest.mark.parametrize(
+    "code", ["recipe = (", "import nowhere_at_all", "recipe = Recipe(trian=1)"]
+)
+def test_a_file_that_fails_is_named(tmp_path, code):
+    path = tmp_path / "own.py"
+    path.write_text(code)
+    with pytest.raises(InputError, match=r"own\.py cannot be run: \w+Error"):
+        recipes.load(path)

@@ -37,4 +37,6 @@ def override(recipe: Recipe, fields: Sequence[str], *, prog: str, description: s
 
     Unknown fields and wrong values end the program with exit code 2 and say what would have worked.
     """
-    return tyro.cli(Recipe, default=recipe, args=list(fields), prog=prog, description=description)
+    start = recipes.checked(recipe)
+    given = tyro.cli(Recipe, default=start, args=list(fields), prog=prog, description=description)
+    return recipes.checked(given)

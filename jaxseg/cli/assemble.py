@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxseg import data, losses, models, pretrained
+from jaxseg import data, encoders, losses, models, pretrained
 from jaxseg.cli.folder import Facts, environment
 from jaxseg.data.shapes import Shapes
-from jaxseg.data.sources import CamVid, Folder, folder
+from jaxseg.data.sources import CamVid, Folder, folder, holdout
 from jaxseg.data.tfds import TFDS
 from jaxseg.errors import InputError, unknown
 from jaxseg.recipe import AugmentRecipe, DataRecipe, ModelRecipe, Recipe
@@ -55,14 +55,19 @@ def _camvid(recipe: DataRecipe, split: str) -> CamVid:
 def _folder(recipe: DataRecipe, split: str) -> Any:
     root = Path(_needed(recipe, "root"))
     _needed(recipe, "num_classes")
+    options: dict[str, Any] = _labels(recipe) | {
+        "image_suffix": recipe.image_suffix,
+        "mask_suffix": recipe.mask_suffix,
+    }
     if recipe.images is None and recipe.masks is None:
-        return folder(root, split, **_labels(recipe))
+        return folder(root, split, **options)
     images, masks = _needed(recipe, "images"), _needed(recipe, "masks")
-    return Folder(
-        root / images.replace("{split}", split),
-        root / masks.replace("{split}", split),
-        **_labels(recipe),
+    source = Folder(
+        root / images.replace("{split}", split), root / masks.replace("{split}", split), **options
     )
+    if "{split}" in images + masks:
+        return source
+    return holdout(source, split)  # one folder for all: never validate on what is trained on
 
 
 def _tfds(recipe: DataRecipe, split: str) -> TFDS:
@@ -126,6 +131,7 @@ def resolve(recipe: Recipe, train_source: Any) -> Facts:
         mean=mean,
         std=std,
         image_size=record["image"].shape[:2],
+        train_images=len(train_source),
         steps_per_epoch=max(1, len(train_source) // recipe.train.batch_size),
         pretrained=weights,
         environment=environment(),
@@ -166,12 +172,14 @@ def network(recipe: ModelRecipe, facts: Facts) -> Network:
     if recipe.dtype not in _DTYPES:
         raise unknown("dtype", recipe.dtype, _DTYPES)
     types = {} if recipe.dtype == "float32" else {"dtype": _DTYPES[recipe.dtype]}
-    channels = {} if facts.channels == 3 else {"in_channels": facts.channels}
+    known = encoders.options(recipe.encoder)
+    named = facts.channels != 3 and (known is None or "in_channels" in known)
+    channels = {"in_channels": facts.channels} if named else {}  # others infer them
     model = models.create(
         recipe.name,
         encoder=recipe.encoder,
         num_classes=facts.num_classes,
-        encoder_options={**channels, **types, **recipe.encoder_options},
+        encoder_options={**channels, **recipe.encoder_options},
         **{**types, **recipe.options},
     )
     return Network(model, data.normalize(facts.mean, facts.std), facts.channels)

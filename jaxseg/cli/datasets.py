@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from jaxseg import data
 from jaxseg.cli import arguments, assemble
+from jaxseg.cli.progress import console
 from jaxseg.data.check import check
 from jaxseg.errors import InputError, unknown
 from jaxseg.recipe import Recipe
@@ -70,33 +70,35 @@ def _show(recipe: Recipe, options: Any) -> int:
         Image.fromarray(np.concatenate(rows)).save(out)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {out}: {error}") from error
-    Console(soft_wrap=True).print(
-        f"{options.count} samples of {split}: image, mask, overlay: {out}"
-    )
+    console().print(f"{options.count} samples of {split}: image, mask, overlay: {out}")
     return 0
 
 
 def _check(recipe: Recipe, options: Any) -> int:
     named = (recipe.data.train_split, recipe.data.validation_split, recipe.data.test_split)
     splits = [options.split] if options.split else [split for split in named if split]
-    console = Console(soft_wrap=True)
+    shown = console()
     problems = []
     for split in dict.fromkeys(splits):
-        source = assemble.open_source(recipe.data, split)
+        try:
+            source = assemble.open_source(recipe.data, split)
+        except InputError as error:
+            problems.append(f"{split}: {error}")
+            continue
         found = check(source)
         table = Table("class", "id", "pixels", "images", title=f"{split}: {len(source)} images")
         for index, name in enumerate(source.classes):
             table.add_row(name, str(index), f"{found.pixels[index]:,}", f"{found.images[index]:,}")
         table.add_row("ignored", str(source.ignore_index), f"{found.ignored:,}", "")
-        console.print(table)
-        console.print(
+        shown.print(table)
+        shown.print(
             "sizes (height x width: images): "
             + ", ".join(f"{h}x{w}: {count}" for (h, w), count in list(found.sizes.items())[:12])
         )
         for note in found.notes:
-            console.print(f"note: {note}")
+            shown.print(f"note: {note}")
         problems += [f"{split}: {problem}" for problem in found.problems]
     if problems:
         raise InputError(f"{len(problems)} problems:\n  " + "\n  ".join(problems))
-    console.print("no problem found")
+    shown.print("no problem found")
     return 0

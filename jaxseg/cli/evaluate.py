@@ -7,15 +7,15 @@ from typing import Any
 
 import jax
 import optax
-from rich.console import Console
 from rich.table import Table
 
 from jaxseg import data
 from jaxseg.cli import arguments, assemble
 from jaxseg.cli.assemble import Network
 from jaxseg.cli.folder import Facts, RunFolder
-from jaxseg.cli.progress import summary
+from jaxseg.cli.progress import console, summary
 from jaxseg.recipe import Recipe
+from jaxseg.train.log import finite
 from jaxseg.train.loop import evaluate
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.state import TrainState, create_state
@@ -34,12 +34,11 @@ def main(argv: Sequence[str]) -> int:
     run = RunFolder(options.run)
     split = options.split or run.recipe.data.validation_split
     scores = evaluate_run(run, split, checkpoint=options.checkpoint, root=options.root)
-    (run.path / f"evaluation-{_safe(split)}.json").write_text(
-        json.dumps({"split": split, "checkpoint": options.checkpoint, **scores}, indent=2) + "\n"
-    )
-    console = Console(soft_wrap=True)
-    console.print(f"{split}  {summary(scores)}")
-    console.print(per_class(run.facts.classes, scores["iou"]))
+    shown = console()
+    shown.print(f"{split}  {summary(scores)}")
+    shown.print(per_class(run.facts.classes, scores["iou"]))
+    values = finite({"split": split, "checkpoint": options.checkpoint, **scores})
+    (run.path / f"evaluation-{_safe(split)}.json").write_text(json.dumps(values, indent=2) + "\n")
     return 0
 
 
@@ -62,7 +61,7 @@ def restore_variables(run: RunFolder, network: Network, checkpoint: str = "best"
     """The variables of a run's best or last checkpoint."""
     if checkpoint == "best":
         return run.best.restore(network.shapes())[0]
-    optimizer = assemble.optimizer(run.recipe, assemble.learning_rate(run.recipe, 1))
+    optimizer = assemble.optimizer(run.recipe, assemble.learning_rate(run.recipe, 10**6))
     template = jax.eval_shape(
         lambda variables: create_state(variables, optimizer), network.shapes()
     )

@@ -31,6 +31,7 @@ class Facts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: tuple[int, int]
+    train_images: int
     steps_per_epoch: int
     pretrained: str | None
     environment: dict[str, Any]
@@ -59,8 +60,9 @@ class RunFolder:
             raise InputError(f"cannot write the run folder {self.path}: {error}") from error
 
     def check_new(self) -> None:
-        """Raises an `InputError` where something is already."""
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        """Raises an `InputError` where something is already, but for what a kill while creating it left."""
+        held = [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
+        if (self.path.exists() and not self.path.is_dir()) or set(held) - {"run.json"}:
             raise InputError(f"{self.path} exists already: name another --run, or --resume it")
 
     @property

@@ -1,5 +1,6 @@
 """`jaxseg COMMAND ...`: finds the command's file and turns what a user can mend into exit code 2."""
 
+import errno
 import importlib
 import logging
 import os
@@ -16,6 +17,14 @@ COMMANDS = {
     "models": "list architectures and encoders",
     "datasets": "show or check a data set: show|check [RECIPE.py] [--field value ...]",
 }
+
+_DISK = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EFBIG,
+}  # a user can mend these
 
 
 def program() -> None:
@@ -50,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"jaxseg {__version__}")
         return 0
     _quiet()
+    if (
+        os.getcwd() not in sys.path
+    ):  # for encoders of one's own; a console script has its own folder there
+        sys.path.append(os.getcwd())
     try:
         if arguments[0] not in COMMANDS:
             raise errors.unknown("command", arguments[0], COMMANDS)
@@ -58,12 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except errors.InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if error.errno not in _DISK:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _quiet() -> None:

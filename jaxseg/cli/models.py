@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from rich.console import Console
 from rich.table import Table
 
 from jaxseg import encoders, models
 from jaxseg.cli import arguments
+from jaxseg.cli.progress import console
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,12 +20,12 @@ def main(argv: Sequence[str]) -> int:
     for name in models.names():
         counts = (f"{_parameters(name, encoder) / 1e6:.1f}" for encoder in encoders.names())
         table.add_row(name, *counts)
-    console = Console(soft_wrap=True)
-    console.print(table)
+    shown = console()
+    shown.print(table)
     for name in models.names():
         summary = (inspect.getdoc(getattr(models, name)) or "").partition("\n")[0]
-        console.print(f"{name}: {summary}")
-    console.print('An encoder of your own: --model.encoder "package.module:builder"')
+        shown.print(f"{name}: {summary}")
+    shown.print('An encoder of your own: --model.encoder "package.module:builder"')
     return 0
 
 

@@ -1,17 +1,19 @@
 """`jaxseg predict RUN IMAGE_OR_FOLDER... --out DIR`: class indices, colours and overlay of each image."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
 from jaxseg.cli import arguments, assemble
 from jaxseg.cli import evaluate as evaluation
 from jaxseg.cli.folder import RunFolder
+from jaxseg.cli.progress import console
 from jaxseg.data.decode import SUFFIXES, decode_image
+from jaxseg.data.files import walk
 from jaxseg.errors import InputError
 from jaxseg.inference.predict import make_predict
 from jaxseg.report.overlay import colorize, overlay
@@ -30,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     run = RunFolder(options.run)
     recipe, facts = run.recipe, run.facts
-    files = find_images(options.images)
+    files = find_images(options.images, Path(options.out))
     network = assemble.network(recipe.model, facts)
     variables = evaluation.restore_variables(run, network, options.checkpoint)
     predict = jax.jit(make_predict(network.model, preprocess=network.preprocess))
@@ -56,40 +58,48 @@ def main(argv: Sequence[str]) -> int:
                 Image.fromarray(picture).save(target.with_name(f"{target.name}.{kind}.png"))
         except OSError as error:
             raise InputError(f"cannot write to {out}: {error}") from error
-    Console(soft_wrap=True).print(
-        f"{len(files) - len(broken)} of {len(files)} images, 3 files each, in {out}"
-    )
+    console().print(f"{len(files) - len(broken)} of {len(files)} images, 3 files each, in {out}")
     if broken:
         raise InputError("not segmented:\n  " + "\n  ".join(broken))
     return 0
 
 
-def find_images(places: Sequence[str]) -> list[tuple[Path, Path]]:
+def find_images(places: Sequence[str], out: Path) -> list[tuple[Path, Path]]:
     """Every image named or lying in a folder named (subfolders too), with its name in the output folder.
 
+    Hidden files, and what an earlier call wrote into `out`, are passed over.
+
     Returns:
-        Pairs of the file and its path without suffix below the folder that was named.
+        Pairs of the file and its path without suffix below the folder that was named; with its suffix, where images
+        differ in nothing else.
 
     Raises:
         InputError: A place does not exist, a folder holds no image, or two images would share a name.
     """
-    found: dict[Path, Path] = {}
+    names = {}
     for place in map(Path, places):
-        for file, name in _images(place):
-            if name in found and found[name] != file:
-                raise InputError(f"{file} and {found[name]} would both be written as {name}.*.png")
-            found[name] = file
+        for file, name in _images(place, out.resolve()):
+            names.setdefault(file.resolve(), (file, name))
+    times = Counter(name.with_suffix("") for _, name in names.values())
+    found: dict[Path, Path] = {}
+    for file, name in names.values():
+        name = name.with_suffix("") if times[name.with_suffix("")] == 1 else name
+        if name in found:
+            raise InputError(f"{file} and {found[name]} would both be written as {name}.*.png")
+        found[name] = file
     return [(file, name) for name, file in found.items()]
 
 
-def _images(place: Path) -> Iterator[tuple[Path, Path]]:
+def _images(place: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     if place.is_file():
-        yield place, Path(place.stem)
+        yield place, Path(place.name)
         return
     if not place.is_dir():
         raise InputError(f"no image or folder {place}")
-    files = sorted(f for f in place.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    files = [file for file in walk(place) if file.suffix.lower() in SUFFIXES]
+    if place.resolve() != out:
+        files = [file for file in files if out not in file.resolve().parents]
     if not files:
         raise InputError(f"{place} holds no image ({', '.join(sorted(SUFFIXES))})")
     for file in files:
-        yield file, file.relative_to(place).with_suffix("")
+        yield file, file.relative_to(place)

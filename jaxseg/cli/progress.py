@@ -105,6 +105,11 @@ class RunObserver:
         self._since = time.monotonic()
 
 
+def console() -> Console:
+    """Where commands print: paths and class names stand as they are, brackets and colons included."""
+    return Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
 def summary(scores: Mapping[str, Any]) -> str:
     """The headline numbers of an evaluation in one line, every digit of them."""
     return (

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 
 from jaxseg import data, pretrained
 from jaxseg import recipe as recipes
@@ -15,7 +14,7 @@ from jaxseg.cli import arguments, assemble
 from jaxseg.cli import evaluate as evaluation
 from jaxseg.cli import report as reports
 from jaxseg.cli.folder import RunFolder
-from jaxseg.cli.progress import RunObserver, summary
+from jaxseg.cli.progress import RunObserver, console, summary
 from jaxseg.data.check import check_sample
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
@@ -50,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     stored = RunFolder(options.resume).recipe if options.resume else None
     start = given or stored or Recipe()
     recipe = arguments.override(start, fields, prog="jaxseg train", description=_DESCRIPTION)
-    if stored is not None and (changed := recipes.differences(stored, recipe)):
+    if stored is not None and (changed := _changed(stored, recipe)):
         raise InputError(
             f"{options.resume} was started with another recipe; a resumed run keeps its own:\n  "
             + "\n  ".join(changed)
@@ -59,12 +58,19 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _changed(stored: Recipe, recipe: Recipe) -> list[str]:
+    """How two recipes differ, but for what the result does not depend on: where the data lie, who loads them."""
+    lines = recipes.differences(stored, recipe)
+    free = ("data.root:", "data.manual_dir:", "data.workers:")
+    return [line for line in lines if not line.startswith(free)]
+
+
 def _new_name(name: str) -> str:
     return f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _train(recipe: Recipe, folder: str, resume: bool) -> None:
-    console = Console(soft_wrap=True)
+    shown = console()
     stop = StopRequest()
     if not resume:
         RunFolder(folder).check_new()  # before anything that takes time
@@ -77,6 +83,11 @@ def _train(recipe: Recipe, folder: str, resume: bool) -> None:
     check_sample(train_source)
     check_sample(validation_source)
     facts = RunFolder(folder).facts if resume else assemble.resolve(recipe, train_source)
+    if facts.train_images != len(train_source):
+        raise InputError(
+            f"{folder} was started with {facts.train_images} training images, now there are {len(train_source)}: "
+            "a resumed run needs the same"
+        )
     network = assemble.network(recipe.model, facts)
     parallel = assemble.parallel(recipe)
     loss = assemble.loss(recipe, facts)
@@ -100,9 +111,6 @@ def _train(recipe: Recipe, folder: str, resume: bool) -> None:
     if goes_on:
         state, values = run.last.restore(state)
         progress = Progress(**values)
-    if not resume:
-        run.create(recipe, facts)
-
     compiled = parallel.compile(
         make_train_step(
             network.model,
@@ -123,8 +131,12 @@ def _train(recipe: Recipe, folder: str, resume: bool) -> None:
         num_workers=recipe.data.workers,
     )
     validate = evaluation.evaluator(recipe, facts, network, parallel, validation_source)
+    if resume:
+        recipes.save(recipe, run.path / "recipe.json")  # its data may have moved
+    else:
+        run.create(recipe, facts)  # only now: nothing in the recipe can be wrong any more
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    console.print(
+    shown.print(
         f"{recipe.model.name} with {recipe.model.encoder}: {count:,} parameters, {len(train_source)} images to "
         f"train on, {len(validation_source)} to validate on, {steps} steps from {start}; run folder {run.path}"
     )
@@ -137,7 +149,7 @@ def _train(recipe: Recipe, folder: str, resume: bool) -> None:
         RunLog(run.path) as log,
         RunObserver(
             log,
-            console,
+            shown,
             start=start,
             steps=steps,
             steps_per_epoch=schedule.steps_per_epoch,
@@ -160,7 +172,7 @@ def _train(recipe: Recipe, folder: str, resume: bool) -> None:
         )
         batches.close()
         if stop.requested and int(state.step) < steps:
-            console.print(
+            shown.print(
                 f"stopped at step {int(state.step)}, saved; go on with: jaxseg train --resume {run.path}"
             )
             return
@@ -169,7 +181,7 @@ def _train(recipe: Recipe, folder: str, resume: bool) -> None:
             row = {"kind": "test", "step": progress.best_step, **scores}
             del row["counts"]
             log.write(row)
-            console.print(f"test (step {progress.best_step})  {summary(scores)}")
+            shown.print(f"test (step {progress.best_step})  {summary(scores)}")
     best = np.round(progress.best_mean_iou, 4)
-    console.print(f"best validation mIoU {best} at step {progress.best_step}")
-    console.print(f"report: {reports.write(run)}")
+    shown.print(f"best validation mIoU {best} at step {progress.best_step}")
+    shown.print(f"report: {reports.write(run)}")

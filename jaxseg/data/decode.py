@@ -14,12 +14,16 @@ from jaxseg.errors import InputError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
 
+_GREY_STEPS = {"L;2": 85, "L;4": 17}
+"""PIL stretches grey of 2 and 4 bits to 0..255; ids are what the file holds."""
+
 
 def decode_image(file: str | Path | bytes, name: str = "") -> np.ndarray:
     """Reads an image as 8-bit RGB, upright.
 
     Grey images get three equal channels, transparency is dropped, CMYK and the like are converted,
-    and 16-bit grey is divided by 257 (65535 becomes 255). The EXIF orientation is applied.
+    and 16-bit grey is divided by 257 (65535 becomes 255), 32-bit grey only where it exceeds 255. The
+    EXIF orientation is applied.
 
     Args:
         file: A path, or the encoded bytes.
@@ -35,6 +39,8 @@ def decode_image(file: str | Path | bytes, name: str = "") -> np.ndarray:
     with _opened(file, name) as image:
         if image.mode.startswith("I"):
             values = np.asarray(image).astype(np.int64)
+            if image.mode == "I" and values.min() >= 0 and values.max() <= 255:
+                return np.repeat(values[..., None].astype(np.uint8), 3, axis=-1)
             if values.min() < 0 or values.max() > 65535:
                 raise InputError(
                     f"{name} has pixels from {values.min()} to {values.max()}: save it with 8 or"
@@ -69,6 +75,8 @@ def decode_mask(file: str | Path | bytes, name: str = "") -> np.ndarray:
         if mask.mode not in ("L", "P", "1", "F") and not mask.mode.startswith("I"):
             raise InputError(_colour_message(mask, name))
         values = np.array(mask)
+        if mask.mode == "L":
+            values //= _GREY_STEPS.get(mask.info.get("rawmode", ""), 1)
     if values.dtype == bool:
         return values.astype(np.uint8)
     if np.issubdtype(values.dtype, np.floating):
@@ -99,6 +107,8 @@ def _opened(file: str | Path | bytes, name: str) -> Iterator[Image.Image]:
         raise InputError(f"{name} cannot be opened: {error or type(error).__name__}") from None
     with image:
         try:
+            raw = image.tile[0][3] if image.tile else ""
+            image.info["rawmode"] = (raw if isinstance(raw, str) else raw[0])[:3] if raw else ""
             image.load()
         except Exception as error:  # OSError, SyntaxError, struct.error, ... as the format has it
             raise InputError(
@@ -121,7 +131,8 @@ def _grey_of(mask: Image.Image) -> Image.Image | None:
 
 def _colour_message(mask: Image.Image, name: str) -> str:
     pixels = np.asarray(mask.convert("RGB")).reshape(-1, 3)
-    colours, number = np.unique(pixels, axis=0, return_counts=True)
+    codes, number = np.unique(pixels @ np.array([1 << 16, 1 << 8, 1]), return_counts=True)
+    colours = codes[:, None] >> np.array([16, 8, 0]) & 255  # one number each: far faster than rows
     order = np.argsort(-number, kind="stable")[:8]
     shown = ", ".join(f"{tuple(int(c) for c in colours[i])}: {number[i]}" for i in order)
     more = f", ... {len(colours)} colours" if len(colours) > 8 else ""

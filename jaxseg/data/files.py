@@ -1,6 +1,7 @@
 """Folders on the disk: which mask belongs to which image, and where the splits lie."""
 
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -72,6 +73,16 @@ def find_splits(root: Path) -> dict[str, tuple[Path, Path]]:
     return found
 
 
+def lonely_images(root: Path, split: str) -> Path | None:
+    """The folder of a split's images, where there is one, in a root in which the split has no masks."""
+    for name in SPLITS[split]:
+        for images in IMAGE_FOLDERS:
+            for folder in (root / images / name, root / name / images):
+                if folder.is_dir():
+                    return folder
+    return None
+
+
 def _by_stem(root: Path, kind: str, suffix: str) -> dict[str, Path]:
     """The image files below a folder by their stem, the suffix taken off."""
     if not root.is_dir():
@@ -79,11 +90,12 @@ def _by_stem(root: Path, kind: str, suffix: str) -> dict[str, Path]:
         raise InputError(f"the folder of {kind}s {root} {state}")
     found: dict[str, Path] = {}
     others = 0
-    for file in _walk(root):
+    for file in walk(root):
         if file.suffix.lower() not in SUFFIXES or not file.stem.endswith(suffix):
             others += 1
             continue
         stem = file.relative_to(root).with_suffix("").as_posix().removesuffix(suffix)
+        stem = unicodedata.normalize("NFC", stem)  # archives from a Mac hold é as e and an accent
         if stem in found:
             raise InputError(
                 f"two {kind}s have the stem {stem!r}: {found[stem]} and {file}; rename one"
@@ -97,11 +109,19 @@ def _by_stem(root: Path, kind: str, suffix: str) -> dict[str, Path]:
     return found
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """All files below a folder, those behind links too, hidden ones (`._a.png`) left out."""
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
+def walk(root: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """All files below a folder, those behind links too, hidden ones (`._a.png`) left out.
+
+    A link to a folder that it lies in itself is not followed.
+    """
+    here = os.path.realpath(root)
+    if here in above:
+        return
+    shown = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    yield from (path for path in shown if path.is_file())
+    for folder in shown:
+        if folder.is_dir():
+            yield from walk(folder, (*above, here))
 
 
 def _guess_suffix(missing: Sequence[str], mask_files: Mapping[str, Path]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg.data.decode import decode_image, decode_mask
-from jaxseg.data.files import SPLITS, find_pair, find_splits, match
+from jaxseg.data.files import SPLITS, find_pair, find_splits, lonely_images, match
 from jaxseg.data.labels import CAMVID_CLASSES, CAMVID_PALETTE, CAMVID_VOID, LabelMap
 from jaxseg.data.spec import LabelSpec
 from jaxseg.errors import InputError, unknown
@@ -181,6 +182,8 @@ def folder(
     found = find_splits(root)
     if split in found and (split != "train" or "val" in found):
         return Folder(*found[split], **options)
+    if split not in found and (lonely := lonely_images(root, split)):
+        raise InputError(f"{lonely} has no folder of masks beside it")
     whole = found.get("train") or (None if found else find_pair(root))
     if whole is None or split == "test":
         raise InputError(
@@ -199,11 +202,15 @@ def holdout(source: Folder, split: str, *, fraction: float = 0.1) -> Subset:
         fraction: How much goes to `"val"`, rounded, and at least one image.
 
     Raises:
-        InputError: For fewer than two images.
+        InputError: For fewer than two images, or another split.
     """
     if not 0 < fraction < 1:
         raise InputError(
             f"the fraction kept for validation must be between 0 and 1, got {fraction}"
+        )
+    if split not in ("train", "val"):
+        raise InputError(
+            f"images without splits are divided into train and val; there is no {split!r}"
         )
     if len(source) < 2:
         raise InputError(
@@ -211,7 +218,7 @@ def holdout(source: Folder, split: str, *, fraction: float = 0.1) -> Subset:
         )
 
     def position(index: int) -> bytes:
-        return hashlib.sha256(source.files[index][0].encode()).digest()
+        return hashlib.sha256(os.fsencode(source.files[index][0])).digest()
 
     order = sorted(range(len(source)), key=position)
     kept = min(max(1, round(fraction * len(source))), len(source) - 1)

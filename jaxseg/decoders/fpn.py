@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxseg.errors import InputError
 from jaxseg.nn import GroupNorm, bilinear, nearest
 from jaxseg.nn.blocks import kaiming_fan_in
+from jaxseg.nn.convolution import convolution
 from jaxseg.typing import Array, Size
 
 GROUPS = 32
@@ -91,6 +92,7 @@ class ConvGroupNorm(nn.Module):
             padding=1,
             use_bias=False,
             kernel_init=kaiming_fan_in,
+            conv_general_dilated=convolution,
             name="conv",
             **types,
         )(x)

@@ -82,7 +82,15 @@ def create(name: str, **options: Any) -> Any:
     """
     builder = _builder(name)
     check_options(f"encoder {name!r}", builder, options)
-    return builder(**options)
+    return build(f"encoder {name!r}", builder, options)
+
+
+def build(what: str, builder: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """Calls a builder; a value that its code cannot use becomes an `InputError` that names `what`."""
+    try:
+        return builder(**options)
+    except (TypeError, ArithmeticError) as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 def options(name: str) -> list[str] | None:

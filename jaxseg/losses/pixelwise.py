@@ -195,7 +195,7 @@ def mask_ignored(logits: Array, labels: Array, ignore_index: int) -> tuple[Array
     labels = labels.astype(jnp.int32)
     ignored = labels == ignore_index
     usable = ~ignored & (labels >= 0) & (labels < max(logits.shape[-1], 2))
-    filler = jnp.where(ignored, 0.0, jnp.nan).astype(logits.dtype)
+    filler = jnp.where(ignored | usable, 0.0, jnp.nan).astype(logits.dtype)
     logits = jnp.where(usable[..., None], logits, filler[..., None])
     return logits, jnp.where(usable, labels, 0), ~ignored
 

@@ -31,7 +31,7 @@ def dice_loss(
         logits: `[N, H, W, K]`, any floating type.
         labels: `[N, H, W]`, any integer type: `0..max(K, 2)-1` or `ignore_index`.
         ignore_index: The label of pixels that count for nothing; any integer, negative ones too.
-        class_weights: `[max(K, 2)]`, the weights of the mean over classes. For K = 1 it has one term: no effect.
+        class_weights: `[max(K, 2)]`, the weights of the mean over classes. For K = 1 there is one term and nothing to weigh.
         smooth: $s$, not negative.
         per_image: Whether sums run over each image by itself, and the mean over images and classes; otherwise sums run
             over the global batch.
@@ -78,7 +78,7 @@ def jaccard_loss(
         logits: `[N, H, W, K]`, any floating type.
         labels: `[N, H, W]`, any integer type: `0..max(K, 2)-1` or `ignore_index`.
         ignore_index: The label of pixels that count for nothing; any integer, negative ones too.
-        class_weights: `[max(K, 2)]`, the weights of the mean over classes. For K = 1 it has one term: no effect.
+        class_weights: `[max(K, 2)]`, the weights of the mean over classes. For K = 1 there is one term and nothing to weigh.
         smooth: $s$, not negative.
         per_image: Whether sums run over each image by itself, and the mean over images and classes; otherwise sums run
             over the global batch.
@@ -119,7 +119,8 @@ def _loss(
     """
     logits, labels, counted = mask_ignored(logits, labels, ignore_index)
     num_classes = logits.shape[-1]
-    weights = check_class_weights(class_weights, num_classes, logits.dtype)[-num_classes:]
+    weights = check_class_weights(class_weights, num_classes, logits.dtype)
+    weights = jnp.ones(1, logits.dtype) if num_classes == 1 else weights
     if num_classes == 1:
         probabilities, truth = jax.nn.sigmoid(logits), (labels == 1)[..., None]
     else:

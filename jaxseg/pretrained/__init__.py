@@ -76,7 +76,8 @@ def to_torch(model: Any, variables: Variables, *, source: str = "smp") -> dict[s
 
     Returns:
         PyTorch names to arrays, which `load_state_dict(..., strict=True)` accepts once they are
-        tensors (`num_batches_tracked` has no counterpart, and PyTorch does without).
+        tensors (`num_batches_tracked` has no counterpart, and PyTorch does without). What the model
+        does not have is not in it: timm's classifier, the stages below an encoder's `depth`.
 
     Raises:
         InputError: If there is no table for the model.

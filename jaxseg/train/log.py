@@ -1,14 +1,22 @@
 """What a run writes down while it goes: `metrics.jsonl` and TensorBoard event files, each row once."""
 
+import contextlib
 import json
+import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.summary import scalar
+
+from jaxseg.errors import InputError
 
 Row = dict[str, Any]
+_log = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -19,6 +27,9 @@ class RunLog:
 
     Args:
         folder: The run folder; it must exist.
+
+    Raises:
+        InputError: A row cannot be written to `metrics.jsonl`. TensorBoard's files are given up with a warning instead.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -33,13 +44,16 @@ class RunLog:
         self._last: dict[str, int] = {}
         for row in read_rows(folder):
             self._last[row["kind"]] = max(row["step"], self._last.get(row["kind"], -1))
-        path = Path(folder) / "metrics.jsonl"
-        self._file = path.open("a", encoding="utf-8")
-        if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-            self._file.write(
-                "\n"
-            )  # the line that a kill cut short stands alone and is skipped on reading
-        self._events = tensorboardX.SummaryWriter(str(folder), flush_secs=10)
+        self._path = Path(folder) / "metrics.jsonl"
+        # Written in this thread: SummaryWriter's own dies when the disk is full, and whoever feeds it then waits for ever.
+        self._events: EventsWriter | None = None
+        try:
+            self._file = self._path.open("a", encoding="utf-8")
+            if self._path.stat().st_size and not self._path.read_bytes().endswith(b"\n"):
+                self._file.write("\n")  # the line that a kill cut short stands alone and is skipped
+            self._events = EventsWriter(str(Path(folder) / "events"))
+        except OSError as error:
+            raise InputError(f"cannot write the log in {folder}: {error}") from error
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Writes a row: `kind`, `step`, and numbers; nan and infinity become null in the file."""
@@ -47,20 +61,41 @@ class RunLog:
         if step <= self._last.get(kind, -1):
             return
         self._last[kind] = step
-        self._file.write(json.dumps(_finite(dict(row)), allow_nan=False) + "\n")
-        self._file.flush()
-        for name, value in row.items():
-            if name != "step" and isinstance(value, int | float):
-                self._events.add_scalar(f"{kind}/{name}", value, step)
-        if kind != "train":
+        try:
+            self._file.write(json.dumps(finite(dict(row)), allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise InputError(f"cannot write {self._path}: {error}") from error
+        self._write_events(kind, step, row)
+
+    def _write_events(self, kind: str, step: int, row: Mapping[str, Any]) -> None:
+        if self._events is None:
+            return
+        try:
+            for name, value in row.items():
+                if name != "step" and isinstance(value, int | float):
+                    summary = scalar(f"{kind}/{name}", value)
+                    self._events.write_event(
+                        Event(wall_time=time.time(), step=step, summary=summary)
+                    )
             self._events.flush()
+        except OSError as error:
+            _log.warning("no more TensorBoard events: %s", error)
+            self._close_events()
 
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._events.close()
+        with contextlib.suppress(OSError):  # each row was flushed when it was written
+            self._file.close()
+        self._close_events()
+
+    def _close_events(self) -> None:
+        if self._events is not None:
+            with contextlib.suppress(OSError):
+                self._events.close()
+            self._events = None
 
 
 def read_rows(folder: str | Path) -> list[Row]:
@@ -77,11 +112,12 @@ def read_rows(folder: str | Path) -> list[Row]:
     return rows
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain values as JSON knows them: nan and infinity become None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {name: _finite(item) for name, item in value.items()}
+        return {name: finite(item) for name, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

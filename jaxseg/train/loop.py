@@ -41,17 +41,18 @@ class Progress:
     best_mean_iou: float = -1.0
     best_step: int = 0
     epochs_without_improvement: int = 0
+    validated_step: int = 0
 
     def after(self, step: int, mean_iou: float) -> "Progress":
         """The progress once an epoch has been validated; a mIoU of nan is never the best.
 
         >>> Progress().after(10, 0.5).after(20, 0.4)
-        Progress(best_mean_iou=0.5, best_step=10, epochs_without_improvement=1)
+        Progress(best_mean_iou=0.5, best_step=10, epochs_without_improvement=1, validated_step=20)
         """
         if mean_iou > self.best_mean_iou or not self.best_step:
-            return Progress(mean_iou if mean_iou == mean_iou else -1.0, step)
+            return Progress(mean_iou if mean_iou == mean_iou else -1.0, step, 0, step)
         stale = self.epochs_without_improvement + 1
-        return dataclasses.replace(self, epochs_without_improvement=stale)
+        return dataclasses.replace(self, epochs_without_improvement=stale, validated_step=step)
 
 
 @dataclass(frozen=True)
@@ -126,39 +127,67 @@ def fit(
         The state and what the run reached.
 
     Raises:
-        InputError: The loss is no longer finite.
+        InputError: The loss or the gradient is no longer finite, or an image cannot be read; the state from before it is
+            in `last`.
     """
     progress = progress or Progress()
     at, end = int(state.step), schedule.epochs * schedule.steps_per_epoch
-    while at < end and not stop.requested and not _exhausted(progress, schedule):
+    while True:
+        if at % schedule.steps_per_epoch == 0 and at > progress.validated_step:
+            with _saving_first(last, at, state, progress):
+                scores = validate(state)
+            progress = progress.after(at, scores["mean_iou"])
+            if progress.best_step == at:
+                best.save(at, state.variables, scores)
+            observer.on_validation(at, scores, progress.best_step == at)
+            last.save(at, state, dataclasses.asdict(progress))
+        if at >= end or stop.requested or _exhausted(progress, schedule):
+            break
         try:
-            batch = next(batches)
-        except RuntimeError:
+            with _saving_first(last, at, state, progress):
+                batch = next(batches)
+        except InputError:
             if stop.requested:  # the signal ended the loader's processes as well
                 break
             raise
         state, logs = step(state, batch, key)
         at += 1
         observer.on_step(at)
-        epoch_ends = at % schedule.steps_per_epoch == 0
-        if at % schedule.log_every == 0 or epoch_ends:
-            values = {name: float(value) for name, value in jax.device_get(logs).items()}
-            if not np.isfinite(values["loss"]):
-                raise InputError(
-                    f"the loss is {values['loss']} at step {at}: lower the learning rate or look for broken "
-                    "images; the last checkpoint is from before it"
-                )
-            observer.on_train(at, values)
-        if epoch_ends:
-            scores = validate(state)
-            progress = progress.after(at, scores["mean_iou"])
-            if progress.best_step == at:
-                best.save(at, state.variables, scores)
-            observer.on_validation(at, scores, progress.best_step == at)
-            last.save(at, state, dataclasses.asdict(progress))
+        if at % schedule.log_every == 0 or at % schedule.steps_per_epoch == 0:
+            observer.on_train(at, _finite(at, logs))
+        elif stop.requested:
+            _finite(at, logs)
     if stop.requested:
         last.save(at, state, dataclasses.asdict(progress))
     return state, progress
+
+
+@contextlib.contextmanager
+def _saving_first(
+    last: Checkpoint, step: int, state: TrainState, progress: Progress
+) -> Iterator[None]:
+    """Keeps the state where data fail: an image that cannot be read, a loader's process that was killed."""
+    try:
+        yield
+    except (InputError, RuntimeError) as error:
+        if not step:
+            raise InputError(str(error)) from error
+        last.save(step, state, dataclasses.asdict(progress))
+        raise InputError(
+            f"{error}\nThe state of step {step} is saved; the run can be resumed"
+        ) from error
+
+
+def _finite(step: int, logs: Mapping[str, Any]) -> dict[str, float]:
+    """The logs as numbers; a loss or gradient that is not finite has spoilt the state, which is then never saved."""
+    values = {name: float(value) for name, value in jax.device_get(dict(logs)).items()}
+    for name in ("loss", "gradient_norm"):
+        if not np.isfinite(values.get(name, 0.0)):
+            raise InputError(
+                f"the {name} is {values[name]} at step {step}: lower the learning rate or look for broken images; "
+                "the last checkpoint is from before it"
+            )
+    return values
 
 
 def evaluate(

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxseg import collective
 from jaxseg.errors import InputError, unknown
@@ -48,9 +48,8 @@ class Parallel:
         if not self.devices:
             raise InputError("there are no devices to run on")
         axis = collective.AXIS
-        self._mesh = jax.make_mesh(
-            (len(self.devices),), (axis,), axis_types=(AxisType.Auto,), devices=self.devices
-        )
+        # Not jax.make_mesh, which puts TPUs into another order than pmap is given.
+        self._mesh = Mesh(np.asarray(self.devices), (axis,), axis_types=(AxisType.Auto,))
         self._everywhere = NamedSharding(self._mesh, PartitionSpec())
         self._divided = NamedSharding(self._mesh, PartitionSpec(axis))
 

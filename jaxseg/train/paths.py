@@ -28,12 +28,14 @@ def check_prefixes(prefixes: Iterable[str], paths: Iterable[str], kind: str) -> 
         kind: What the paths stand for, for the message.
 
     Raises:
-        InputError: Names the prefix and what there is.
+        InputError: Names the prefix and what there is; or one text stands where several are expected.
 
     >>> check_prefixes(("encodr",), ["encoder/kernel", "head/kernel"], "parameter")
     Traceback (most recent call last):
     jaxseg.errors.InputError: no parameter lies under 'encodr'; at the top there are encoder, head
     """
+    if isinstance(prefixes, str):
+        raise InputError(f"prefixes are a tuple of names, not the text {prefixes!r}")
     paths = list(paths)
     for prefix in prefixes:
         if not any(under(path, prefix) for path in paths):

@@ -178,11 +178,17 @@ def make_eval_step(
         It evaluates `state.variables`; for the averaged parameters give it `state.replace(params=state.ema)`.
 
     Raises:
-        InputError: When traced: the model returns a bare array.
+        InputError: When traced: the model returns a bare array, or the totals are of another number of classes.
     """
 
     def eval_step(state: TrainState, batch: Batch, totals: EvalTotals) -> EvalTotals:
         output = _checked(model.apply(state.variables, preprocess(batch["image"]), train=False))
+        classes = max(output.logits.shape[-1], 2)
+        if classes != totals.counts.num_classes:
+            raise InputError(
+                f"logits of {classes} classes, but totals of {totals.counts.num_classes}: EvalTotals.zero(K) takes "
+                "the channels of the logits"
+            )
         loss, _ = loss_fn(output, batch)
         counts = ConfusionMatrix.zero(totals.counts.num_classes).update(
             labels=batch["label"],

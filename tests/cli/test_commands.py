@@ -57,6 +57,45 @@ def test_predict_names_what_it_cannot_read_and_does_the_rest(finished, tmp_path,
     assert "holds no image" in capsys.readouterr().err
 
 
+def test_predict_passes_over_what_is_hidden_and_what_it_wrote(finished, tmp_path):
+    picture = Image.new("RGB", (8, 8))
+    for name in ("a.png", "a.jpg", "b.png", ".hidden.png"):
+        picture.save(tmp_path / name)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    out = tmp_path / "out"
+    for _ in range(2):
+        places = [str(tmp_path), str(tmp_path / "loop" / "b.png")]
+        assert main(["predict", str(finished), *places, "--out", str(out)]) == 0
+    assert sorted(path.name for path in out.glob("*.index.png")) == [
+        "a.jpg.index.png",
+        "a.png.index.png",
+        "b.index.png",
+    ]
+
+
+def test_options_that_cannot_be_used_leave_no_run_folder(tmp_path, capsys):
+    for option in ("--augment.crop-size=0,0", "--train.seed=-1", "--augment.scale=0,1"):
+        run = tmp_path / "run"
+        name, _, values = option.partition("=")
+        assert main(["train", "--run", str(run), name, *values.split(",")]) == 2
+        assert not run.exists()
+
+
+def test_check_goes_on_to_the_next_split(tmp_path, capsys):
+    for name in ("images/train/a.png", "images/val/b.png", "images/val/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "masks" / "val").mkdir(parents=True)
+    (tmp_path / "masks" / "train").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "masks" / "val" / "b.png")
+    Image.new("L", (8, 9)).save(tmp_path / "masks" / "val" / "c.png")
+    fields = ["--data.source=folder", f"--data.root={tmp_path}", "--data.num-classes=2"]
+    assert main(["datasets", "check", *fields]) == 2
+    error = capsys.readouterr().err
+    assert "train: no mask" in error
+    assert "c.png" in error
+
+
 def test_report_is_written_again(finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)

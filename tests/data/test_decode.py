@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -68,6 +70,29 @@ def test_16_bit_images_keep_their_range():
         decode_image(encoded(Image.fromarray(np.full((2, 2), 70_000, np.int32)), "TIFF"), "deep")
     with pytest.raises(InputError, match="floating-point"):
         decode_image(encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_masks_of_few_bits_keep_their_ids(bits):
+    """Written by hand: PIL writes no grey PNG of 2 or 4 bits, though optimizers do."""
+    ids = np.arange(16).reshape(2, 8) % 2**bits
+    rows = [
+        np.packbits((row[:, None] >> np.arange(bits)[::-1] & 1).astype(np.uint8)) for row in ids
+    ]
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+
+    def chunk(kind, content):
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", 8, 2, bits, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    assert decode_mask(b"\x89PNG\r\n\x1a\n" + parts).tolist() == ids.tolist()
+
+
+def test_32_bit_images_of_8_bit_values_are_taken_as_they_are():
+    small = IDS.astype(np.int32) * 20
+    assert np.array_equal(decode_image(encoded(Image.fromarray(small), "TIFF"))[..., 1], small)
 
 
 def test_palette_masks_keep_their_indices():

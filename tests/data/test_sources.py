@@ -1,4 +1,5 @@
 import pickle
+import unicodedata
 
 import numpy as np
 import pytest
@@ -49,6 +50,30 @@ def test_a_folder_behind_a_link(tmp_path, write):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "near").symlink_to(tmp_path / "far")
     assert names(Folder(tmp_path / "images", tmp_path / "masks", num_classes=2)) == ["near/a"]
+
+
+def test_links_in_a_circle_are_not_followed(tmp_path, write):
+    write("images/a.png", COLOUR)
+    write("masks/a.png", GREY)
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "loop").symlink_to(tmp_path / kind)
+    found = names(Folder(tmp_path / "images", tmp_path / "masks", num_classes=2))
+    assert found == ["a"]
+
+
+def test_accents_match_however_they_are_written(tmp_path, write):
+    write(unicodedata.normalize("NFC", "images/é.png"), COLOUR)
+    write(unicodedata.normalize("NFD", "masks/é.png"), GREY)
+    assert len(Folder(tmp_path / "images", tmp_path / "masks", num_classes=2)) == 1
+
+
+def test_images_of_a_split_without_masks_are_not_passed_over(tmp_path, write):
+    for name in ("images/train/a.png", "images/train/b.png", "images/val/c.png"):
+        write(name, COLOUR)
+    for name in ("masks/train/a.png", "masks/train/b.png"):
+        write(name, GREY)
+    with pytest.raises(InputError, match="val has no folder of masks"):
+        folder(tmp_path, "val", num_classes=2)
 
 
 def test_suffixes(tmp_path, write):

@@ -3,6 +3,9 @@
 import json
 import math
 
+import pytest
+
+from jaxseg.errors import InputError
 from jaxseg.train.log import RunLog, read_rows
 
 
@@ -42,3 +45,21 @@ def test_tensorboard_files_are_written(tmp_path):
     events = list(tmp_path.glob("events.out.tfevents.*"))
     assert len(events) == 1
     assert b"train/loss" in events[0].read_bytes()
+
+
+def test_a_full_disk_ends_the_events_and_not_the_run(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with RunLog(tmp_path) as log:
+        monkeypatch.setattr("jaxseg.train.log.EventsWriter.write_event", full)
+        for step in range(50):
+            log.write({"kind": "train", "step": step, "loss": 1.0})
+    assert len(read_rows(tmp_path)) == 50
+    assert len([r for r in caplog.records if "No space left" in r.getMessage()]) == 1
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"cannot write .*metrics.jsonl"), RunLog(tmp_path) as log:
+        log.write({"kind": "train", "step": 1, "loss": 1.0})

@@ -43,13 +43,24 @@ def add(state, batch, key):
     return new, {"loss": w.sum()}
 
 
-def run(tmp_path, state, scores, *, step=add, stop=None, progress=None, first=1.0, **schedule):
+def run(
+    tmp_path,
+    state,
+    scores,
+    *,
+    step=add,
+    stop=None,
+    progress=None,
+    first=1.0,
+    batches=None,
+    **schedule,
+):
     seen = Seen()
     scores = iter(scores)
     state, progress = fit(
         state,
         step,
-        itertools.count(first),
+        batches or itertools.count(first),
         key=jax.random.key(0),
         schedule=Schedule(**{"steps_per_epoch": 3, "epochs": 4, "log_every": 2} | schedule),
         validate=lambda _: {"mean_iou": next(scores)},
@@ -65,7 +76,9 @@ def run(tmp_path, state, scores, *, step=add, stop=None, progress=None, first=1.
 def test_the_best_and_the_last_are_kept(tmp_path):
     state, progress, seen = run(tmp_path, start(), [0.1, 0.5, 0.4, math.nan])
     assert int(state.step) == 12
-    assert progress == Progress(best_mean_iou=0.5, best_step=6, epochs_without_improvement=2)
+    assert progress == Progress(
+        best_mean_iou=0.5, best_step=6, epochs_without_improvement=2, validated_step=12
+    )
     assert [v[0] for v in seen.validation] == [3, 6, 9, 12]
     assert [v[2] for v in seen.validation] == [True, True, False, False]
     assert [t[0] for t in seen.train] == [2, 3, 4, 6, 8, 9, 10, 12]
@@ -115,3 +128,47 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     with pytest.raises(InputError, match="loss is nan at step 4"):
         run(tmp_path, start(), [0.5], step=broken)
     assert Checkpoint(tmp_path / "last").step == 3
+
+
+def test_a_state_that_is_no_number_is_not_saved_when_the_run_is_stopped(tmp_path):
+    stop = StopRequest()
+
+    def broken(state, batch, key):
+        stop.requested = int(state.step) == 4
+        state, logs = add(state, batch, key)
+        return state, logs | {"gradient_norm": jnp.where(state.step == 5, jnp.inf, 1.0)}
+
+    with pytest.raises(InputError, match="gradient_norm is inf at step 5"):
+        run(tmp_path, start(), [0.5], step=broken, stop=stop)
+    assert Checkpoint(tmp_path / "last").step == 3
+
+
+@pytest.mark.parametrize("kind", [InputError, RuntimeError])
+def test_an_image_that_cannot_be_read_costs_no_step(tmp_path, kind):
+    def batches():
+        yield from (1.0, 2.0, 3.0, 4.0)
+        raise kind("x.png does not decode")
+
+    with pytest.raises(InputError, match=r"x.png does not decode\nThe state of step 4 is saved"):
+        run(tmp_path, start(), [0.5], batches=batches())
+    state, values = Checkpoint(tmp_path / "last").restore(start())
+    state, _, _ = run(tmp_path, state, [0.4, 0.6, 0.7], progress=Progress(**values), first=5.0)
+    whole, _, _ = run(tmp_path / "whole", start(), [0.5, 0.4, 0.6, 0.7])
+    chex.assert_trees_all_equal(state, whole)
+
+
+def test_a_validation_that_failed_is_made_up_for(tmp_path):
+    def broken():
+        yield 0.5
+        raise InputError("y.png does not decode")
+
+    with pytest.raises(InputError, match="The state of step 6 is saved"):
+        run(tmp_path, start(), broken())
+    state, values = Checkpoint(tmp_path / "last").restore(start())
+    assert int(state.step) == 6
+    scores = [0.4, 0.6, 0.7]
+    state, progress, seen = run(tmp_path, state, scores, progress=Progress(**values), first=7.0)
+    whole, same, _ = run(tmp_path / "whole", start(), [0.5, *scores])
+    chex.assert_trees_all_equal(state, whole)
+    assert progress == same
+    assert [step for step, _, _ in seen.validation] == [6, 9, 12]

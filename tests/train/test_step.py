@@ -258,6 +258,11 @@ class TestEvalStep:
         np.add.at(counts, (labels[valid], (images[..., 0] > 0).astype(int)[valid]), 1)
         np.testing.assert_array_equal(totals.counts.to_numpy(), counts)
 
+    def test_totals_of_another_number_of_classes_are_refused(self, evaluate, state, data):
+        wrong = train.EvalTotals.zero(7)
+        with pytest.raises(InputError, match="totals of 7"):
+            evaluate(state, {"image": data[0], "label": data[1]}, wrong)
+
     def test_without_pixels_there_is_no_loss(self):
         assert np.isnan(train.EvalTotals.zero(3).loss)
 
