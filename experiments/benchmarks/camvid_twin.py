@@ -4,7 +4,7 @@ Both start from the same weights (those of smp, converted), see the same crops i
 learning rate; the two take turns, step by step, in one process. What is compared: the loss of every step, and the mIoU
 over the test images (11 classes, void left out), counted by jaxseg's confusion matrix for both.
 
-    python experiments/benchmarks/camvid_twin.py --root DIR     # two seeds; some 25 minutes on 2 CPU cores
+    python experiments/benchmarks/camvid_twin.py --root DIR     # two seeds; 22 minutes on 2 CPU cores
 
 Needs torch and segmentation_models_pytorch (tests/parity/install.sh). Writes docs/benchmarks/camvid_twin.json and
 .svg, and prints the rows for docs/benchmarks.md.
@@ -194,6 +194,8 @@ def draw(runs: list[dict], path: Path) -> None:
             smooth = np.convolve(run["losses"][name], np.ones(9) / 9, mode="valid")
             axis.plot(np.arange(len(smooth)) + 5, smooth, style, label=name, linewidth=1.2)
         axis.set(title=f"seed {run['seed']}", xlabel="step", yscale="log")
+        axis.set_yticks([0.5, 1, 2], ["0.5", "1", "2"])
+        axis.minorticks_off()
         axis.legend(frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("cross-entropy")
