@@ -26,6 +26,13 @@ class SegmentationModel(nn.Module):
         aux_heads: Auxiliary heads, for as many of the decoder's further maps.
         image_head: Makes labels of the whole image from the coarsest feature, if wanted.
         upsample: `upsample(logits, size)`, from a map's size to the images'.
+
+    >>> import jax
+    >>> model = SegmentationModel(encoders.resnet18(depth=2), UNet((32, 16)), Head(4))
+    >>> def run(images):
+    ...     return model.init_with_output(jax.random.key(0), images)[0]
+    >>> jax.eval_shape(run, jnp.zeros((2, 9, 13, 3))).logits.shape
+    (2, 9, 13, 4)
     """
 
     encoder: nn.Module
@@ -57,8 +64,7 @@ class SegmentationModel(nn.Module):
                 f"images of type {images.dtype}: a model takes floating point images that are "
                 "normalised (jaxseg.data.normalize makes them of uint8 ones)"
             )
-        if jnp.issubdtype(images.dtype, jnp.floating):
-            images = _wide(images)  # what computes in bfloat16 casts them back
+        images = _wide(images)  # what computes in bfloat16 casts them back
         size = images.shape[1], images.shape[2]
         features = self.encoder(images, train=train)
         maps = self.decoder(features, size, train=train)
@@ -102,6 +108,17 @@ def fcn_32s(
 
     Raises:
         InputError: If the encoder's strides do not fit.
+
+    References:
+        Long, Shelhamer and Darrell, Fully Convolutional Networks for Semantic Segmentation, 2015,
+        https://arxiv.org/abs/1411.4038
+
+    >>> import jax
+    >>> model = fcn_32s(num_classes=21, encoder=encoders.resnet18())
+    >>> images = jax.ShapeDtypeStruct((1, 33, 64, 3), jnp.float32)
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    >>> sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    11187285
     """
     return _fcn(32, num_classes, encoder, image_labels, dtype, param_dtype)
 
@@ -114,7 +131,11 @@ def fcn_16s(
     dtype: Any = None,
     param_dtype: Any = None,
 ) -> SegmentationModel:
-    """FCN-16s: scores of the features with strides 32 and 16, summed; arguments as in `fcn_32s`."""
+    """FCN-16s: scores of the features with strides 32 and 16, summed; arguments as in `fcn_32s`.
+
+    >>> fcn_16s(num_classes=2, encoder=encoders.resnet18()).decoder.used
+    (16, 32)
+    """
     return _fcn(16, num_classes, encoder, image_labels, dtype, param_dtype)
 
 
@@ -126,7 +147,11 @@ def fcn_8s(
     dtype: Any = None,
     param_dtype: Any = None,
 ) -> SegmentationModel:
-    """FCN-8s: scores of the features with strides 32, 16, 8, summed; arguments as in `fcn_32s`."""
+    """FCN-8s: scores of the features with strides 32, 16, 8, summed; arguments as in `fcn_32s`.
+
+    >>> fcn_8s(num_classes=2, encoder=encoders.resnet18()).decoder.used
+    (8, 16, 32)
+    """
     return _fcn(8, num_classes, encoder, image_labels, dtype, param_dtype)
 
 
@@ -226,6 +251,18 @@ def fpn(
 
     Raises:
         InputError: If `segmentation_channels` is not a multiple of 32.
+
+    References:
+        Lin et al., Feature Pyramid Networks for Object Detection, 2017,
+        https://arxiv.org/abs/1612.03144; Kirillov et al., Panoptic Feature Pyramid Networks, 2019,
+        https://arxiv.org/abs/1901.02446, whose semantic branch this is.
+
+    >>> import jax
+    >>> model = fpn(num_classes=21, encoder=encoders.resnet18())
+    >>> images = jax.ShapeDtypeStruct((1, 33, 64, 3), jnp.float32)
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    >>> sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    13049813
     """
     _layout(encoder)
     types = _types(encoder, dtype, param_dtype)

@@ -29,6 +29,12 @@ class UNet(nn.Module):
         Ronneberger et al., U-Net, 2015, https://arxiv.org/abs/1505.04597. The form of
         segmentation_models.pytorch: a pretrained encoder, padded convolutions with batch
         normalisation, and fixed upsampling instead of learned.
+
+    >>> import jax
+    >>> features = jnp.ones((1, 4, 6, 8)), jnp.ones((1, 2, 3, 16))
+    >>> maps, _ = UNet((16, 8)).init_with_output(jax.random.key(0), features, (8, 12))
+    >>> [x.shape for x in maps]
+    [(1, 8, 12, 8), (1, 4, 6, 16)]
     """
 
     channels: tuple[int, ...] = (256, 128, 64, 32, 16)

@@ -16,6 +16,11 @@ class Head(nn.Module):
         kernel_size: Height and width of the kernel.
         dtype: Type to compute in; that of the map and parameters by default.
         param_dtype: Type of parameters.
+
+    >>> import jax
+    >>> y, _ = Head(5).init_with_output(jax.random.key(0), jnp.ones((1, 4, 6, 8)))
+    >>> y.shape
+    (1, 4, 6, 5)
     """
 
     features: int
@@ -45,6 +50,11 @@ class ImageHead(nn.Module):
         dropout: Rate of dropout in training.
         dtype: Type to compute in; that of the feature and parameters by default.
         param_dtype: Type of parameters.
+
+    >>> import jax
+    >>> y, _ = ImageHead(5).init_with_output(jax.random.key(0), jnp.ones((1, 4, 6, 8)), train=False)
+    >>> y.shape
+    (1, 5)
     """
 
     features: int

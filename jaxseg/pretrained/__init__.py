@@ -41,6 +41,17 @@ def from_torch(
     Raises:
         InputError: If there is no table for the model, or names or shapes differ; all of them are
             listed.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxseg.encoders import resnet18
+    >>> encoder = resnet18(depth=1)
+    >>> variables = encoder.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    >>> state_dict = to_torch(encoder, variables, source="timm")
+    >>> state_dict["conv1.weight"].shape
+    (64, 3, 7, 7)
+    >>> again = from_torch(encoder, variables, state_dict, source="timm")
+    >>> jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), again, variables))
+    Array(True, dtype=bool)
     """
     table, inside = _plan(model, source)
     if not inside:

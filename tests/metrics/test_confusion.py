@@ -206,7 +206,7 @@ def test_bad_input_is_named():
         counts.update(labels=labels, predictions=jnp.zeros((1, 2, 3), jnp.int32))
     with pytest.raises(InputError, match="predictions are class ids, integers, not float32"):
         counts.update(labels=labels, predictions=jnp.zeros((1, 2, 2)))
-    with pytest.raises(InputError, match="3 classes.*of 2"):
+    with pytest.raises(InputError, match=r"3 classes.*of 2"):
         counts + ConfusionMatrix.zero(1)
 
 

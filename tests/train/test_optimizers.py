@@ -144,7 +144,7 @@ class TestFreeze:
 
     def test_names_a_prefix_that_matches_nothing(self):
         with pytest.raises(
-            InputError, match="no parameter lies under 'backbone'.*encoder, encoder_2, head"
+            InputError, match=r"no parameter lies under 'backbone'.*encoder, encoder_2, head"
         ):
             optimizers.freeze(optax.sgd(1.0), ("head", "backbone")).init(PARAMS)
         with pytest.raises(InputError, match=r"give \('encoder',\)"):

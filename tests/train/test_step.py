@@ -142,7 +142,7 @@ class TestTrainStep:
             step = train.make_train_step(model, optimizer, cross_entropy, ema_decay=decay)
             with pytest.raises(InputError, match="an average needs both"):
                 jax.eval_shape(step, start(variables, optimizer, ema=ema), small, KEY)
-        with pytest.raises(InputError, match="ema_decay is 1.0"):
+        with pytest.raises(InputError, match=r"ema_decay is 1\.0"):
             train.make_train_step(model, optimizer, cross_entropy, ema_decay=1.0)
 
     def test_works_on_models_that_return_an_output_of_their_own(self, small):
@@ -168,8 +168,8 @@ class TestTrainStep:
             jax.eval_shape(
                 train.make_train_step(model, optimizer, cross_entropy), state, small, KEY
             )
+        totals = train.EvalTotals.zero(2)
         with pytest.raises(InputError, match="bare array"):
-            totals = train.EvalTotals.zero(2)
             jax.eval_shape(train.make_eval_step(model, cross_entropy), state, small, totals)
 
 
