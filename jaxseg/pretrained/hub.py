@@ -54,7 +54,7 @@ def locate(name: str | os.PathLike[str]) -> Path:
             "file, convert it once with PyTorch: "
             "safetensors.torch.save_file(torch.load(path, weights_only=True), 'weights.safetensors')"
         )
-    if path.suffix == ".safetensors" or path.is_file():
+    if _is_local(name):
         if not path.is_file():
             raise InputError(f"{path}: there is no such file")
         return path
@@ -89,12 +89,16 @@ def pin(name: str | os.PathLike[str]) -> str:
     >>> pin("timm/resnet18.a1_in1k")
     'timm/resnet18.a1_in1k@491b427b45c94c7fb0e78b5474cc919aff584bbf'
     """
-    if Path(name).suffix == ".safetensors" or Path(name).is_file():
+    if _is_local(name):
         return os.fspath(name)
     repository, revision = split(os.fspath(name))
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         revision = _commit(_download(repository, revision, "model.safetensors"))
     return f"{repository}@{revision}"
+
+
+def _is_local(name: str | os.PathLike[str]) -> bool:
+    return Path(name).suffix == ".safetensors" or Path(name).is_file()
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -124,7 +128,7 @@ def normalization(name: str | os.PathLike[str]) -> tuple[tuple[float, ...], tupl
     >>> normalization("my_weights.safetensors")
     ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     """
-    if Path(name).suffix == ".safetensors" or Path(name).is_file():
+    if _is_local(name):
         return IMAGENET_MEAN, IMAGENET_STD
     repository, revision = split(os.fspath(name))
     try:
