@@ -3,9 +3,9 @@
 from jaxseg.nn.blocks import ConvNorm
 from jaxseg.nn.heads import Head, ImageHead
 from jaxseg.nn.norm import BatchNorm, GroupNorm
-from jaxseg.nn.pool import max_pool
+from jaxseg.nn.pool import max_pool, max_pool_with_indices, max_unpool
 from jaxseg.nn.resize import bilinear, nearest
-from jaxseg.nn.upsample import TransposedConv
+from jaxseg.nn.upsample import TransposedConv, pixel_shuffle
 
 __all__ = [
     "BatchNorm",
@@ -16,5 +16,8 @@ __all__ = [
     "TransposedConv",
     "bilinear",
     "max_pool",
+    "max_pool_with_indices",
+    "max_unpool",
     "nearest",
+    "pixel_shuffle",
 ]

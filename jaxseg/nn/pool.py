@@ -1,9 +1,12 @@
-"""Pooling with PyTorch's semantics."""
+"""Pooling with PyTorch's semantics, and its inverse."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jaxseg.typing import Array
+from jaxseg.errors import InputError
+from jaxseg.typing import Array, Size
 
 
 def max_pool(x: Array, window: int, stride: int, padding: int = 0) -> Array:
@@ -25,3 +28,101 @@ def max_pool(x: Array, window: int, stride: int, padding: int = 0) -> Array:
     return lax.reduce_window(
         x, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1), pads
     )
+
+
+def max_pool_with_indices(
+    x: Array, window: int, stride: int | None = None, padding: int = 0
+) -> tuple[Array, Array]:
+    """The maximum of each window and where it was, as `torch.nn.functional.max_pool2d` says it.
+
+    Args:
+        x: `[N, H, W, C]`, floating point.
+        window: Height and width of the window in pixels.
+        stride: Step between windows; the window's size where left out.
+        padding: Pixels of minus infinity on every side, at most half a window.
+
+    Returns:
+        `[N, h, w, C]` with `h = (H + 2 * padding - window) // stride + 1`, and the places as int32 of the same shape:
+        `row * W + column` in `x`, each channel by itself; the first of equal ones. The gradient goes to that place.
+
+    Raises:
+        InputError: The padding exceeds half a window, or the window the padded image.
+
+    References:
+        Badrinarayanan, Kendall and Cipolla, SegNet, 2017, https://arxiv.org/abs/1511.00561
+
+    >>> values, places = max_pool_with_indices(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)
+    >>> values[0, :, :, 0].tolist(), places[0, :, :, 0].tolist()
+    ([[5.0, 7.0], [13.0, 15.0]], [[5, 7], [13, 15]])
+    """
+    stride = stride or window
+    height, width = x.shape[1:3]
+    if 2 * padding > window or window > min(height, width) + 2 * padding:
+        raise InputError(
+            f"a window of {window} with padding {padding} on {height} x {width} pixels: padding is at most half a "
+            "window, and the window fits into the padded image"
+        )
+    sides = (padding, padding)
+    padded = jnp.pad(x, ((0, 0), sides, sides, (0, 0)), constant_values=-jnp.inf)
+    rows, columns = (
+        np.arange((length + 2 * padding - window) // stride + 1) * stride - padding
+        for length in (height, width)
+    )
+
+    def tap(i: int, j: int) -> Array:
+        ends = (rows[-1] + padding + i + 1, columns[-1] + padding + j + 1)
+        return padded[:, i : ends[0] : stride, j : ends[1] : stride]
+
+    best = jnp.full_like(tap(0, 0), -jnp.inf)
+    place = _places(np.maximum(rows, 0), np.maximum(columns, 0), width, best.shape)
+    for i in range(window):
+        for j in range(window):
+            value = tap(i, j)
+            better = (value > best) | jnp.isnan(value)
+            best = jnp.where(better, value, best)
+            place = jnp.where(better, _places(rows + i, columns + j, width, best.shape), place)
+    return best, place
+
+
+def _places(rows: np.ndarray, columns: np.ndarray, width: int, shape: tuple[int, ...]) -> Array:
+    numbers = (rows[:, None] * width + columns)[None, :, :, None]
+    return jnp.broadcast_to(jnp.asarray(numbers, jnp.int32), shape)
+
+
+def max_unpool(x: Array, indices: Array, size: Size) -> Array:
+    """Puts each value back to the place it had before `max_pool_with_indices`; all else is zero.
+
+    Args:
+        x: `[N, h, w, C]`, values to put.
+        indices: `[N, h, w, C]`, integers: `row * W + column` in the result, each channel by itself.
+        size: Height and width `(H, W)` of what was pooled, which the places alone do not tell.
+
+    Returns:
+        `[N, H, W, C]`. Where windows overlapped and several values go to one place, one of them is there (after the
+        matching pool they are equal); the gradient reaches each, as `torch.nn.functional.max_unpool2d`'s does.
+
+    Raises:
+        InputError: Shapes of values and places differ.
+
+    >>> x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    >>> max_unpool(*max_pool_with_indices(x, 2), (4, 4))[0, :, :, 0].tolist()
+    [[0.0, 0.0, 0.0, 0.0], [0.0, 5.0, 0.0, 7.0], [0.0, 0.0, 0.0, 0.0], [0.0, 13.0, 0.0, 15.0]]
+    """
+    if x.shape != indices.shape:
+        raise InputError(f"values {x.shape} and places {indices.shape} differ in shape")
+    n, _, _, channels = x.shape
+    flat, places = (array.reshape(n, -1, channels) for array in (x, indices))
+    return _scatter(flat, places, size[0] * size[1]).reshape(n, *size, channels)
+
+
+def _put(x: Array, places: Array, length: int) -> Array:
+    images, channels = jnp.arange(x.shape[0])[:, None, None], jnp.arange(x.shape[2])[None, None]
+    return jnp.zeros((x.shape[0], length, x.shape[2]), x.dtype).at[images, places, channels].set(x)
+
+
+_scatter = jax.custom_vjp(_put, nondiff_argnums=(2,))
+_scatter.defvjp(
+    lambda x, places, length: (_put(x, places, length), places),
+    # Not the transpose of the scatter, which would favour one of several values at a place.
+    lambda length, places, gradient: (jnp.take_along_axis(gradient, places, axis=1), None),
+)

@@ -1,4 +1,4 @@
-"""Upsampling that is learned."""
+"""Upsampling that is learned, and the rearrangement that it rests on."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
+from jaxseg.errors import InputError
 from jaxseg.typing import Array, Size
 
 
@@ -94,6 +95,34 @@ def upsampling_convolution(x: Array, kernel: Array, factor: int) -> Array:
     y = lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=layout)
     y = y.reshape(n, h, w, factor, factor, features).transpose(0, 1, 3, 2, 4, 5)
     return y.reshape(n, h * factor, w * factor, features)
+
+
+def pixel_shuffle(x: Array, factor: int) -> Array:
+    """Spreads blocks of channels over space, as `torch.nn.PixelShuffle` does.
+
+    Args:
+        x: `[N, H, W, C * factor**2]`; channel `c * factor**2 + i * factor + j` becomes pixel `(i, j)` of its block in
+            channel `c`.
+        factor: How many times larger the result is.
+
+    Returns:
+        `[N, factor * H, factor * W, C]`.
+
+    Raises:
+        InputError: `factor**2` does not divide the channels.
+
+    References:
+        Shi et al., Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural
+        Network, 2016, https://arxiv.org/abs/1609.05158
+
+    >>> pixel_shuffle(jnp.arange(4.0).reshape(1, 1, 1, 4), 2)[0, :, :, 0].tolist()
+    [[0.0, 1.0], [2.0, 3.0]]
+    """
+    n, h, w, channels = x.shape
+    if factor < 1 or channels % factor**2:
+        raise InputError(f"{channels} channels are not a multiple of factor {factor} squared")
+    x = x.reshape(n, h, w, -1, factor, factor).transpose(0, 1, 4, 2, 5, 3)
+    return x.reshape(n, h * factor, w * factor, -1)
 
 
 def fit(x: Array, size: Size) -> Array:

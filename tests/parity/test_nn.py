@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.nn import BatchNorm, TransposedConv, bilinear, max_pool, nearest
+from jaxseg.nn import (
+    BatchNorm,
+    TransposedConv,
+    bilinear,
+    max_pool,
+    max_pool_with_indices,
+    max_unpool,
+    nearest,
+    pixel_shuffle,
+)
 from jaxseg.nn.resize import nearest_index
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
@@ -127,3 +136,42 @@ def test_bfloat16_rounds_once(torch):
     expected = torch.nn.functional.interpolate(theirs, size=(11, 9), mode="bilinear").float()
     ours = bilinear(x, (11, 9)).astype(jnp.float32)
     np.testing.assert_allclose(ours, expected.numpy().transpose(0, 2, 3, 1), rtol=2**-7, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, "bfloat16"])
+@pytest.mark.parametrize(
+    ("window", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 0), (2, 3, 1)]
+)
+def test_pooling_with_places_and_unpooling(torch, window, stride, padding, dtype):
+    x = noise(2, 7, 10, 3).astype(jnp.bfloat16).astype(np.float32)
+    x[0, :3] = 0.5  # equal ones: the first wins
+    theirs = to_torch(torch, x)
+    typed = theirs.to(getattr(torch, "bfloat16" if dtype == "bfloat16" else "float32"))
+    pool = torch.nn.functional.max_pool2d
+    pooled, places = pool(typed, window, stride, padding, return_indices=True)
+    back = torch.nn.functional.max_unpool2d(
+        pooled, places, window, output_size=(7, 10), stride=stride, padding=padding
+    )
+    weight = noise(*to_numpy(back.float()).shape).astype(jnp.bfloat16).astype(np.float32)
+    (back.float() * to_torch(torch, weight)).sum().backward()
+
+    def ours(x):
+        values, where = max_pool_with_indices(x, window, stride, padding)
+        result = max_unpool(values, where, (7, 10)).astype(jnp.float32)
+        return (result * weight).sum(), (values, where, result)
+
+    (_, results), gradient = jax.jit(jax.value_and_grad(ours, has_aux=True))(jnp.asarray(x, dtype))
+    for result, expected in zip(results, (pooled, places, back), strict=True):
+        np.testing.assert_array_equal(result.astype(jnp.float32), to_numpy(expected.float()))
+    tolerance = 0 if window <= stride else 3e-2 if dtype == "bfloat16" else 1e-6
+    expected = to_numpy(theirs.grad)
+    np.testing.assert_allclose(
+        gradient.astype(jnp.float32), expected, rtol=tolerance, atol=tolerance
+    )
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_pixel_shuffle(torch, factor):
+    x = noise(2, 3, 5, 2 * factor**2)
+    expected = torch.nn.functional.pixel_shuffle(to_torch(torch, x), factor)
+    np.testing.assert_array_equal(pixel_shuffle(x, factor), to_numpy(expected))

@@ -1,0 +1,72 @@
+"""Pooling with places and its inverse; tests/parity compares them with torch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from jaxseg.errors import InputError
+from jaxseg.nn import max_pool, max_pool_with_indices, max_unpool, pixel_shuffle
+
+
+def noise(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 1), (2, 3, 1)]
+)
+@pytest.mark.parametrize("size", [(8, 8), (7, 5), (3, 4)])
+def test_places_are_where_the_maxima_are(window, stride, padding, size):
+    x = noise(2, *size, 3)
+    values, places = max_pool_with_indices(x, window, stride, padding)
+    np.testing.assert_array_equal(values, max_pool(x, window, stride, padding))
+    assert places.dtype == jnp.int32
+    flat = x.reshape(2, -1, 3)
+    found = np.take_along_axis(flat, np.asarray(places).reshape(2, -1, 3), axis=1)
+    np.testing.assert_array_equal(found.reshape(values.shape), values)
+
+
+def test_the_first_of_equal_maxima_wins():
+    _, places = max_pool_with_indices(jnp.zeros((1, 4, 4, 1)), 3, 1)
+    assert places[0, :, :, 0].tolist() == [[0, 1], [4, 5]]
+
+
+def test_nothing_but_minus_infinity_has_a_place_inside():
+    values, places = max_pool_with_indices(jnp.full((1, 2, 2, 1), -jnp.inf), 3, 2, 1)
+    assert np.isneginf(values).all()
+    assert places.ravel().tolist() == [0]
+
+
+def test_unpooling_puts_the_maxima_back():
+    x = noise(2, 6, 6, 3) + 10
+    values, places = max_pool_with_indices(x, 2)
+    back = max_unpool(values, places, (6, 6))
+    np.testing.assert_array_equal(max_pool(back, 2, 2), values)
+    assert int((back != 0).sum()) == values.size
+    np.testing.assert_array_equal(back[back != 0], x[np.asarray(back != 0)])
+
+
+def test_gradients():
+    x = noise(1, 5, 6, 2).astype(np.float64)
+
+    def through(x):
+        values, places = max_pool_with_indices(x, 2)
+        return jnp.sin(max_unpool(values, places, (5, 6)))
+
+    with jax.enable_x64(True):
+        check_grads(through, (jnp.asarray(x),), order=1, modes=("rev",))
+
+
+@pytest.mark.parametrize("arguments", [(2, 2, 2), (9, 1, 0)])
+def test_windows_that_do_not_fit(arguments):
+    with pytest.raises(InputError, match="half a window"):
+        max_pool_with_indices(jnp.zeros((1, 4, 4, 1)), *arguments)
+
+
+def test_shapes_that_do_not_fit():
+    with pytest.raises(InputError, match="differ in shape"):
+        max_unpool(jnp.zeros((1, 2, 2, 1)), jnp.zeros((1, 2, 3, 1), jnp.int32), (4, 4))
+    with pytest.raises(InputError, match="3 channels are not a multiple"):
+        pixel_shuffle(jnp.zeros((1, 2, 2, 3)), 2)
