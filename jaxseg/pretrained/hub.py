@@ -18,7 +18,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 REVISIONS = {
     "timm/resnet18.a1_in1k": "491b427b45c94c7fb0e78b5474cc919aff584bbf",
+    "timm/resnet34.a1_in1k": "0e8757122c4c09b15fb9300c0fd09b3fe89e28bf",
     "timm/resnet50.a1_in1k": "767268603ca0cb0bfe326fa87277f19c419566ef",
+    "timm/resnet101.a1h_in1k": "31c8dd57af17e8f4a74423ce917e37a3f8d71175",
+    "timm/resnet152.a1_in1k": "3f553c69c9d64f01c50dfb6462bdf2dad727ad23",
     "timm/resnet18.tv_in1k": "bbd144b3e5565108aad885f145491d11bc6ce807",
     "timm/resnet34.tv_in1k": "1b7b21cca82ff974d341713f777bf740c2db38c4",
     "timm/resnet50.tv_in1k": "78f3ecfdb38e06d9b8397f662e7ab8fee96026fa",
@@ -70,8 +73,8 @@ def locate(name: str | os.PathLike[str]) -> Path:
 def split(name: str) -> tuple[str, str]:
     """Repository and revision of a hub name.
 
-    >>> split("timm/resnet34.a1_in1k@1234abc"), split("timm/resnet152.a1_in1k")
-    (('timm/resnet34.a1_in1k', '1234abc'), ('timm/resnet152.a1_in1k', 'main'))
+    >>> split("timm/resnet34.a1_in1k@1234abc"), split("timm/resnet101.a1_in1k")
+    (('timm/resnet34.a1_in1k', '1234abc'), ('timm/resnet101.a1_in1k', 'main'))
     """
     match = _NAME.fullmatch(name)
     if match is None:

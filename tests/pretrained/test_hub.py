@@ -19,7 +19,7 @@ from jaxseg.pretrained.hub import IMAGENET_MEAN, IMAGENET_STD
 
 SMALL = encoders.ResNet((1, 1, 1, 1))
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-NAME = "timm/resnet34.a1_in1k"
+NAME = "timm/resnet101.a1_in1k"  # follows main
 
 
 def random_variables(model, channels=3, seed=0):
@@ -150,11 +150,14 @@ def hub_error(name):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (hub_error("RepositoryNotFoundError"), r"no \(public\) repository 'timm/resnet34.a1_in1k'"),
-        (hub_error("RevisionNotFoundError"), "there is no revision 'v9' of timm/resnet34.a1_in1k"),
+        (
+            hub_error("RepositoryNotFoundError"),
+            r"no \(public\) repository 'timm/resnet101.a1_in1k'",
+        ),
+        (hub_error("RevisionNotFoundError"), "there is no revision 'v9' of timm/resnet101.a1_in1k"),
         (
             hub_error("RemoteEntryNotFoundError"),
-            "there is no model.safetensors of timm/resnet34.a1_in1k@v9",
+            "there is no model.safetensors of timm/resnet101.a1_in1k@v9",
         ),
         (hub_error("LocalEntryNotFoundError"), "the hub cannot be reached"),
         (ConnectionError("refused"), "cannot be had: refused"),
