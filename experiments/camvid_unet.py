@@ -4,6 +4,10 @@
 
 DIR holds SegNet's layout: train/, trainannot/, val/, valannot/, test/, testannot/. The same file serves a CPU, one
 GPU or several; `--train.epochs` sets how long. After training the best checkpoint is evaluated on the test split.
+
+Measured so far, on a CPU alone: with `--train.epochs 10` on 2 cores in 20 minutes (JAX 0.10.2, float32, seed 0) to a
+validation mIoU of 0.3257 and a test mIoU of 0.3066 (11 classes, full images). The 30 epochs below have not been run to
+their end.
 """
 
 from jaxseg.recipe import (
