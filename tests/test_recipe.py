@@ -5,9 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxseg import recipe as recipes
-from jaxseg.errors import InputError
+from jaxseg.cli import assemble
+from jaxseg.cli import train as train_command
+from jaxseg.errors import InputError, unknown
 from jaxseg.recipe import DataRecipe, ModelRecipe, OptimizerRecipe, Recipe, TrainRecipe
 
 FULL = Recipe(
@@ -102,3 +105,29 @@ def test_a_file_that_fails_is_named(tmp_path, code):
     path.write_text(code)
     with pytest.raises(InputError, match=r"own\.py cannot be run: \w+Error"):
         recipes.load(path)
+
+
+def test_names_match_whatever_their_case():
+    assert "did you mean 'unet'" in str(unknown("model", "UNet", ["unet", "fpn"]))
+
+
+def test_one_folder_for_all_is_divided(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        for index in range(10):
+            picture = Image.new("RGB" if name == "images" else "L", (4, 4))
+            picture.save(tmp_path / name / f"{index}.png")
+    data = DataRecipe("folder", str(tmp_path), images="images", masks="masks", num_classes=2)
+    train, held_out = (assemble.open_source(data, split) for split in ("train", "val"))
+    assert len(train) == 9
+    assert len(held_out) == 1
+    assert held_out[0]["name"] not in {record["name"] for record in train}
+    with pytest.raises(InputError, match="there is no 'test'"):
+        assemble.open_source(data, "test")
+
+
+def test_data_may_move_between_a_stop_and_going_on():
+    moved = dataclasses.replace(FULL, data=dataclasses.replace(FULL.data, root="there", workers=3))
+    assert train_command._changed(FULL, moved) == []
+    other = dataclasses.replace(moved, train=TrainRecipe(epochs=9))
+    assert len(train_command._changed(FULL, other)) == 2  # epochs, patience

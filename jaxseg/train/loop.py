@@ -132,9 +132,10 @@ def fit(
     """
     progress = progress or Progress()
     at, end = int(state.step), schedule.epochs * schedule.steps_per_epoch
+    logs: dict[str, Any] = {}
     while True:
         if at % schedule.steps_per_epoch == 0 and at > progress.validated_step:
-            with _saving_first(last, at, state, progress):
+            with _saving_first(last, at, state, progress, logs):
                 scores = validate(state)
             progress = progress.after(at, scores["mean_iou"])
             if progress.best_step == at:
@@ -144,7 +145,7 @@ def fit(
         if at >= end or stop.requested or _exhausted(progress, schedule):
             break
         try:
-            with _saving_first(last, at, state, progress):
+            with _saving_first(last, at, state, progress, logs):
                 batch = next(batches)
         except InputError:
             if stop.requested:  # the signal ended the loader's processes as well
@@ -155,16 +156,15 @@ def fit(
         observer.on_step(at)
         if at % schedule.log_every == 0 or at % schedule.steps_per_epoch == 0:
             observer.on_train(at, _finite(at, logs))
-        elif stop.requested:
-            _finite(at, logs)
     if stop.requested:
+        _finite(at, logs)
         last.save(at, state, dataclasses.asdict(progress))
     return state, progress
 
 
 @contextlib.contextmanager
 def _saving_first(
-    last: Checkpoint, step: int, state: TrainState, progress: Progress
+    last: Checkpoint, step: int, state: TrainState, progress: Progress, logs: Mapping[str, Any]
 ) -> Iterator[None]:
     """Keeps the state where data fail: an image that cannot be read, a loader's process that was killed."""
     try:
@@ -172,6 +172,7 @@ def _saving_first(
     except (InputError, RuntimeError) as error:
         if not step:
             raise InputError(str(error)) from error
+        _finite(step, logs)
         last.save(step, state, dataclasses.asdict(progress))
         raise InputError(
             f"{error}\nThe state of step {step} is saved; the run can be resumed"

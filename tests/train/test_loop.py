@@ -172,3 +172,17 @@ def test_a_validation_that_failed_is_made_up_for(tmp_path):
     chex.assert_trees_all_equal(state, whole)
     assert progress == same
     assert [step for step, _, _ in seen.validation] == [6, 9, 12]
+
+
+def test_what_fails_after_a_loss_that_is_no_number_saves_nothing(tmp_path):
+    def broken(state, batch, key):
+        state, logs = add(state, batch, key)
+        return state, {"loss": jnp.where(state.step == 5, jnp.nan, logs["loss"])}
+
+    def batches():
+        yield from (1.0, 2.0, 3.0, 4.0, 5.0)
+        raise InputError("x.png does not decode")
+
+    with pytest.raises(InputError, match="loss is nan at step 5"):
+        run(tmp_path, start(), [0.5], step=broken, batches=batches())
+    assert Checkpoint(tmp_path / "last").step == 3
