@@ -116,6 +116,36 @@ class LossRecipe:
     """Weight of the Dice loss."""
     jaccard: float = 0.0
     """Weight of the Jaccard loss."""
+    focal: float = 0.0
+    """Weight of the focal loss (option gamma)."""
+    poly: float = 0.0
+    """Weight of the Poly-1 loss (option epsilon)."""
+    ohem: float = 0.0
+    """Weight of the cross-entropy of hard pixels alone (options threshold, min_kept)."""
+    topk: float = 0.0
+    """Weight of the cross-entropy of the worst pixels alone (option fraction)."""
+    generalized_dice: float = 0.0
+    """Weight of the generalised Dice loss."""
+    log_cosh_dice: float = 0.0
+    """Weight of log cosh of the Dice loss."""
+    tversky: float = 0.0
+    """Weight of the Tversky loss (options alpha, beta)."""
+    focal_tversky: float = 0.0
+    """Weight of the focal Tversky loss (options alpha, beta, gamma)."""
+    lovasz_softmax: float = 0.0
+    """Weight of the Lovasz-softmax loss."""
+    lovasz_hinge: float = 0.0
+    """Weight of the Lovasz hinge loss."""
+    mcc: float = 0.0
+    """Weight of the Matthews correlation loss."""
+    soft_cldice: float = 0.0
+    """Weight of the centreline Dice loss (options iterations, smooth)."""
+    boundary: float = 0.0
+    """Weight of the boundary loss; add it to a region loss."""
+    hausdorff: float = 0.0
+    """Weight of the Hausdorff loss (option alpha)."""
+    options: dict[str, Option] = field(default_factory=dict)
+    """Options of losses by name, such as tversky.alpha 0.2."""
     class_weights: tuple[float, ...] | None = None
     """Weight of each class."""
     aux_weight: float = 0.4

@@ -187,11 +187,11 @@ def network(recipe: ModelRecipe, facts: Facts) -> Network:
 
 def loss(recipe: Recipe, facts: Facts) -> Callable[..., Any]:
     """The recipe's weighted sum of losses."""
-    terms = {
-        "cross_entropy": recipe.loss.cross_entropy,
-        "dice": recipe.loss.dice,
-        "jaccard": recipe.loss.jaccard,
-    }
+    terms = {name: getattr(recipe.loss, name) for name in losses.names()}
+    options: dict[str, dict[str, Any]] = {}
+    for key, value in recipe.loss.options.items():
+        name, _, option = key.partition(".")
+        options.setdefault(name, {})[option] = value
     if recipe.loss.class_weights is not None and len(recipe.loss.class_weights) != len(
         facts.classes
     ):
@@ -203,6 +203,7 @@ def loss(recipe: Recipe, facts: Facts) -> Callable[..., Any]:
         ignore_index=facts.ignore_index,
         class_weights=recipe.loss.class_weights,
         aux_weight=recipe.loss.aux_weight,
+        options=options,
     )
 
 

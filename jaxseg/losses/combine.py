@@ -1,25 +1,59 @@
 """Weighted sums of losses by name, as a train step takes them: `(output, batch) -> (scalar, logs)`."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 
 from jaxseg.errors import InputError, unknown
-from jaxseg.losses.pixelwise import ClassWeights, cross_entropy
-from jaxseg.losses.region import dice_loss, jaccard_loss
+from jaxseg.losses.boundary import boundary_loss, hausdorff_loss
+from jaxseg.losses.cldice import soft_cldice_loss
+from jaxseg.losses.focal import focal_loss, poly_loss
+from jaxseg.losses.generalized_dice import generalized_dice_loss
+from jaxseg.losses.lovasz import lovasz_hinge_loss, lovasz_softmax_loss
+from jaxseg.losses.mcc import mcc_loss
+from jaxseg.losses.ohem import ohem_cross_entropy, topk_cross_entropy
+from jaxseg.losses.pixelwise import cross_entropy
+from jaxseg.losses.region import (
+    dice_loss,
+    focal_tversky_loss,
+    jaccard_loss,
+    log_cosh_dice_loss,
+    tversky_loss,
+)
+from jaxseg.losses.targets import ClassWeights
 from jaxseg.typing import Array, Batch, Output
 
 LossFn = Callable[[Output, Batch], tuple[Array, dict[str, Array]]]
 
-_LOSSES = {"cross_entropy": cross_entropy, "dice": dice_loss, "jaccard": jaccard_loss}
+_LOSSES: dict[str, Callable[..., Array]] = {
+    "boundary": boundary_loss,
+    "cross_entropy": cross_entropy,
+    "dice": dice_loss,
+    "focal": focal_loss,
+    "focal_tversky": focal_tversky_loss,
+    "generalized_dice": generalized_dice_loss,
+    "hausdorff": hausdorff_loss,
+    "jaccard": jaccard_loss,
+    "log_cosh_dice": log_cosh_dice_loss,
+    "lovasz_hinge": lovasz_hinge_loss,
+    "lovasz_softmax": lovasz_softmax_loss,
+    "mcc": mcc_loss,
+    "ohem": ohem_cross_entropy,
+    "poly": poly_loss,
+    "soft_cldice": soft_cldice_loss,
+    "topk": topk_cross_entropy,
+    "tversky": tversky_loss,
+}
 
 
 def names() -> list[str]:
     """The losses that `make_loss_fn` knows.
 
-    >>> names()
-    ['cross_entropy', 'dice', 'jaccard']
+    >>> names()[:4]
+    ['boundary', 'cross_entropy', 'dice', 'focal']
     """
     return sorted(_LOSSES)
 
@@ -30,6 +64,7 @@ def make_loss_fn(
     ignore_index: int = 255,
     class_weights: ClassWeights | None = None,
     aux_weight: float = 0.4,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> LossFn:
     r"""A weighted sum of losses, of the main logits and of every auxiliary head.
 
@@ -40,13 +75,14 @@ def make_loss_fn(
         ignore_index: The label of pixels that count for nothing.
         class_weights: `[max(K, 2)]` for every loss; ones by default.
         aux_weight: $\alpha$, the weight of each auxiliary head.
+        options: More keyword arguments of a loss, by its name, such as `{"tversky": {"alpha": 0.2}}`.
 
     Returns:
         `loss_fn(output, batch) -> (scalar, logs)`; the logs hold each loss of the main logits by its name, unweighted,
         and `"aux"`, the sum over auxiliary heads before $\alpha$, where the model has any.
 
     Raises:
-        InputError: No loss at all, an unknown name, or a weight that is negative or not finite.
+        InputError: No loss at all, an unknown name or option, or a weight that is negative or not finite.
 
     >>> loss_fn = make_loss_fn({"cross_entropy": 1.0, "dice": 2.0})
     >>> output, batch = Output(jnp.zeros((1, 1, 2, 2))), {"label": jnp.array([[[0, 1]]])}
@@ -63,9 +99,14 @@ def make_loss_fn(
             raise InputError(
                 f"the weight of {name} is {weight}: it must be finite and not negative"
             )
+    options = options or {}
+    _check_options(options, weights)
     terms = {
         name: functools.partial(
-            _LOSSES[name], ignore_index=ignore_index, class_weights=class_weights
+            _LOSSES[name],
+            ignore_index=ignore_index,
+            class_weights=class_weights,
+            **options.get(name, {}),
         )
         for name in weights
     }
@@ -84,3 +125,20 @@ def make_loss_fn(
         return loss, logs
 
     return loss_fn
+
+
+def _check_options(options: Mapping[str, Mapping[str, Any]], weights: Mapping[str, float]) -> None:
+    for name, given in options.items():
+        if name not in weights:
+            raise InputError(
+                f"options for {name}, which is none of the losses: {', '.join(weights)}"
+            )
+        known = [
+            option
+            for option, parameter in inspect.signature(_LOSSES[name]).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+            and option not in ("ignore_index", "class_weights")
+        ]
+        for option in given:
+            if option not in known:
+                raise unknown(f"option of {name}", option, known)

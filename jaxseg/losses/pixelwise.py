@@ -1,26 +1,23 @@
-"""Losses of one pixel each: logits `[N, H, W, K]` and labels `[N, H, W]` to `[N, H, W]`, and their mean.
+"""Cross-entropies: logits and labels to a loss of each pixel `[N, H, W]`, and their mean.
 
-Everywhere in this room:
-
-- a pixel whose label is `ignore_index` counts for nothing, in the value and in the gradient, even where its logits are
-  infinite or not a number;
-- a label that is neither a class nor `ignore_index` makes the loss not-a-number: nothing can be raised under jit, and
-  a plausible wrong number would go unseen. Loaders and the command line check labels on the host, with a message;
-- values are computed in `promote_types(float32, logits.dtype)`.
+`jaxseg.losses.targets` says which labels are read how, what ignoring means and what a wrong label does.
 """
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 
 from jaxseg.errors import InputError
+from jaxseg.losses.nll import nll_of_distribution, nll_of_labels, softplus, widen
 from jaxseg.losses.reduce import ratio_of_sums
+from jaxseg.losses.targets import (
+    ClassWeights,
+    Targets,
+    check_class_weights,
+    read,
+    read_one_against_rest,
+)
 from jaxseg.typing import Array
-
-ClassWeights = Array | np.ndarray | Sequence[float]
 
 
 def softmax_cross_entropy(
@@ -33,11 +30,12 @@ def softmax_cross_entropy(
 ) -> Array:
     r"""The cross-entropy of a softmax, of each pixel.
 
-    $$ l = (1 - \epsilon)\, w_y\, (-\log p_y) + \frac{\epsilon}{K} \sum_c w_c\, (-\log p_c) $$
+    $$ l = (1 - \epsilon) \sum_c y_c\, w_c\, (-\log p_c) + \frac{\epsilon}{K} \sum_c w_c\, (-\log p_c) $$
 
     Args:
         logits: `[N, H, W, K]`, any floating type, K >= 2.
-        labels: `[N, H, W]`, any integer type: `0..K-1` or `ignore_index`.
+        labels: `[N, H, W]` integers: `0..K-1` or `ignore_index`; or shares of classes $y_c$, `[N, H, W, K]`, floating,
+            which carry no gradient.
         ignore_index: The label of pixels that count for nothing; any integer, negative ones too.
         class_weights: `[K]`, not negative; ones by default.
         label_smoothing: $\epsilon$ in `[0, 1]`, the share of the target that is spread over all classes.
@@ -46,7 +44,7 @@ def softmax_cross_entropy(
         `[N, H, W]`, float32 or wider; 0 at ignored pixels. Equal to torch's `cross_entropy(reduction="none")`.
 
     Raises:
-        InputError: Shapes do not fit, or K is 1.
+        InputError: Shapes do not fit, K is 1, or the smoothing is outside `[0, 1]`.
 
     >>> logits = jnp.array([[[[0.0, 0.0], [9.0, 9.0]]]])
     >>> softmax_cross_entropy(logits, jnp.array([[[1, 255]]])).round(2)
@@ -56,19 +54,13 @@ def softmax_cross_entropy(
         Szegedy, Vanhoucke, Ioffe, Shlens and Wojna, Rethinking the Inception Architecture for Computer Vision (label
         smoothing), 2016, https://arxiv.org/abs/1512.00567
     """
-    logits, labels, valid = mask_ignored(logits, labels, ignore_index)
-    num_classes = logits.shape[-1]
-    if num_classes < 2:
+    targets = read(logits, labels, ignore_index)
+    if targets.sigmoid:
         raise InputError(
-            "a softmax needs 2 classes or more; for one class take sigmoid_cross_entropy"
+            "a softmax needs 2 classes or more, and class ids or floating shares of them; for one class and for "
+            "multilabel targets take sigmoid_cross_entropy"
         )
-    weights = check_class_weights(class_weights, num_classes, logits.dtype)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels) * weights[labels]
-    if label_smoothing:
-        uniform = jnp.broadcast_to(weights / num_classes, logits.shape)
-        spread = optax.softmax_cross_entropy(logits, uniform)
-        loss = (1 - label_smoothing) * loss + label_smoothing * spread
-    return jnp.where(valid, loss, 0)
+    return _softmax(targets, class_weights, label_smoothing)
 
 
 def sigmoid_cross_entropy(
@@ -78,42 +70,38 @@ def sigmoid_cross_entropy(
     ignore_index: int = 255,
     class_weights: ClassWeights | None = None,
     label_smoothing: float = 0.0,
-    pos_weight: float = 1.0,
+    pos_weight: float | Array = 1.0,
 ) -> Array:
-    r"""The cross-entropy of one sigmoid, of each pixel: the softmax's with logits `(0, z)`.
+    r"""The cross-entropy of sigmoids, of each pixel and class.
 
-    With $n_1 = -\log \sigma(z)$ and $n_0 = -\log (1 - \sigma(z))$, the negative logarithms of both classes,
+    With $n_1 = -\log \sigma(z)$ and $n_0 = -\log (1 - \sigma(z))$, the target $y$ smoothed to
+    $y' = (1 - \epsilon) y + \epsilon / 2$, and the weight of positives $\omega$,
 
-    $$ l = (1 - \epsilon)\, w_y\, n_y + \frac{\epsilon}{2} (w_0 n_0 + w_1 n_1) $$
+    $$ l = w\, (\omega\, y' n_1 + (1 - y') n_0) $$
 
     Args:
-        logits: `[N, H, W, 1]`, any floating type.
-        labels: `[N, H, W]`, any integer type: 0, 1 or `ignore_index`.
-        ignore_index: The label of pixels that count for nothing; any integer, negative ones too.
-        class_weights: `[2]`, of label 0 and of label 1, not negative; ones by default.
+        logits: `[N, H, W, K]`, any floating type.
+        labels: For K = 1 `[N, H, W]`: 0, 1 or `ignore_index`. For more, multilabel `[N, H, W, K]` of the same, or class ids
+            `[N, H, W]`: then each class stands against the rest. Floating labels are shares in `[0, 1]`.
+        ignore_index: The label of what counts for nothing; any integer, negative ones too.
+        class_weights: `[2]`, of label 0 and of label 1, for K = 1; `[K]` for more. Not negative, ones by default.
         label_smoothing: $\epsilon$ in `[0, 1]`.
-        pos_weight: Multiplies $n_1$, as in torch; unlike a class weight it does not enter the mean's denominator.
+        pos_weight: $\omega$, a number or `[K]`, as in torch; unlike a class weight it does not enter the mean's denominator.
 
     Returns:
-        `[N, H, W]`, float32 or wider; 0 at ignored pixels.
+        The labels' shape for K = 1, `[N, H, W, K]` for more; float32 or wider; 0 where ignored.
 
     Raises:
-        InputError: Shapes do not fit, or K is not 1.
+        InputError: Shapes do not fit, or the smoothing is outside `[0, 1]`.
 
     >>> sigmoid_cross_entropy(jnp.array([[[[0.0], [9.0]]]]), jnp.array([[[1, 255]]])).round(2)
     Array([[[0.69, 0.  ]]], dtype=float32)
+    >>> sigmoid_cross_entropy(jnp.zeros((1, 1, 1, 3)), jnp.array([[[[1, 0, 255]]]])).round(2)
+    Array([[[[0.69, 0.69, 0.  ]]]], dtype=float32)
     """
-    logits, labels, valid = mask_ignored(logits, labels, ignore_index)
-    if logits.shape[-1] != 1:
-        raise InputError(
-            f"a sigmoid has 1 class, logits have {logits.shape[-1]}: take softmax_cross_entropy"
-        )
-    weights = check_class_weights(class_weights, 1, logits.dtype)
-    positive = labels.astype(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
-    score = logits[..., 0]
-    loss = weights[1] * pos_weight * positive * jax.nn.softplus(-score)
-    loss += weights[0] * (1 - positive) * jax.nn.softplus(score)
-    return jnp.where(valid, loss, 0)
+    targets = read_one_against_rest(logits, labels, ignore_index)
+    loss = _sigmoid(targets, class_weights, label_smoothing, pos_weight)
+    return loss.reshape(jnp.shape(labels)) if loss.shape[-1] == 1 else loss
 
 
 def cross_entropy(
@@ -123,95 +111,151 @@ def cross_entropy(
     ignore_index: int = 255,
     class_weights: ClassWeights | None = None,
     label_smoothing: float = 0.0,
+    pos_weight: float | Array = 1.0,
 ) -> Array:
-    r"""The mean cross-entropy of the pixels that count, over the global batch: of a sigmoid for K = 1, of a softmax else.
+    r"""The mean cross-entropy of what is counted, over the global batch: of a softmax, or of sigmoids.
 
-    $\sum_i l_i / \sum_i w_{y_i}$ over the pixels that are not ignored, which is torch's rule: weights change what a
-    pixel counts, in the numerator and in the denominator.
+    $\sum_i l_i / \sum_i w_i$ over the pixels that are not ignored, $w_i$ being the weight of the pixel's class. That is
+    torch's rule for class ids: weights change what a pixel counts, in the numerator and in the denominator. Entries of
+    multilabel targets count one by one.
 
     Args:
         logits: `[N, H, W, K]`, any floating type.
-        labels: `[N, H, W]`, any integer type: `0..max(K, 2)-1` or `ignore_index`.
-        ignore_index: The label of pixels that count for nothing; any integer, negative ones too.
+        labels: Class ids, multilabel or soft targets: see `jaxseg.losses.targets`.
+        ignore_index: The label of what counts for nothing; any integer, negative ones too.
         class_weights: `[max(K, 2)]`, not negative; ones by default.
         label_smoothing: The share of the target that is spread over all classes, in `[0, 1]`.
+        pos_weight: Of sigmoids only: multiplies the loss of label 1.
 
     Returns:
         A scalar, float32 or wider; 0 with a zero gradient when every pixel is ignored.
 
     Raises:
-        InputError: Shapes do not fit.
+        InputError: Shapes do not fit, the smoothing is outside `[0, 1]`, or there is a `pos_weight` for a softmax.
 
     >>> logits = jnp.array([[[[0.0, 0.0], [9.0, 9.0]]]])
     >>> cross_entropy(logits, jnp.array([[[1, 255]]])).round(2)
     Array(0.69, dtype=float32)
+
+    References:
+        torch divides by the number of pixels, whatever the weights, where targets are shares of classes; here a pixel
+        counts the weights of its shares, so that class ids and their one-hot form have one mean.
     """
-    num_classes = logits.shape[-1]
-    pixelwise = sigmoid_cross_entropy if num_classes == 1 else softmax_cross_entropy
-    loss = pixelwise(
-        logits,
-        labels,
-        ignore_index=ignore_index,
-        class_weights=class_weights,
-        label_smoothing=label_smoothing,
-    )
-    _, labels, valid = mask_ignored(logits, labels, ignore_index)
-    weights = check_class_weights(class_weights, num_classes, loss.dtype)[labels]
-    return ratio_of_sums(loss, jnp.where(valid, weights, 0))
+    targets = read(logits, labels, ignore_index)
+    if targets.sigmoid:
+        loss = _sigmoid(targets, class_weights, label_smoothing, pos_weight)
+    elif not isinstance(pos_weight, float | int) or pos_weight != 1:
+        raise InputError("pos_weight is of sigmoids; for a softmax take class_weights")
+    else:
+        loss = _softmax(targets, class_weights, label_smoothing)
+    return ratio_of_sums(loss, entry_weights(targets, class_weights))
 
 
-def mask_ignored(logits: Array, labels: Array, ignore_index: int) -> tuple[Array, Array, Array]:
-    """Logits and labels that are safe to compute with, and which pixels count.
+class Entries(NamedTuple):
+    """What each softmax or sigmoid says of its label: the base of the losses that re-weight or select.
 
-    Args:
-        logits: `[N, H, W, K]`, any floating type.
-        labels: `[N, H, W]`, any integer type.
-        ignore_index: The label of pixels that count for nothing.
+    Attributes:
+        nll: `[N, H, W]` of a softmax, `[N, H, W, K]` of sigmoids: $-\\log$ of the probability of the label; 0 where ignored.
+        weights: Likewise: the weight of the label's class; 0 where ignored.
+        positive: Likewise, of sigmoids: whether the label is 1.
+    """
 
-    Returns:
-        Logits in float32 or wider, with zeros at ignored pixels (so that nothing flows back through them) and
-        not-a-number where the label is no class; int32 labels, all of them classes; a mask, true where a pixel counts.
+    nll: Array
+    weights: Array
+    positive: Array
+
+
+def entries(targets: Targets, class_weights: ClassWeights | None) -> Entries:
+    """Negative log-probability and weight of each label.
 
     Raises:
-        InputError: Shapes do not fit, or the types are not floating and integer.
-
-    >>> logits, labels, valid = mask_ignored(jnp.full((1, 1, 2, 3), jnp.inf), jnp.array([[[2, 255]]]), 255)
-    >>> logits[0, 0].tolist(), labels.tolist(), valid.tolist()
-    ([[inf, inf, inf], [0.0, 0.0, 0.0]], [[[2, 0]]], [[[True, False]]])
+        InputError: Labels are shares: these losses need one label for each entry.
     """
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    if logits.ndim != 4 or logits.shape[:-1] != labels.shape:
+    weights = entry_weights(targets, class_weights)
+    if targets.sigmoid:
+        positive = targets.labels > 0.5
+        loss = softplus(_signed(targets, positive))
+        return Entries(_marked(loss, targets), weights, positive)
+    if targets.labels.ndim == 4:
         raise InputError(
-            f"logits {logits.shape} and labels {labels.shape} do not fit: they are [N, H, W, K] and [N, H, W]"
+            "this loss needs integer labels, one for each pixel, not shares of classes"
         )
-    if not jnp.issubdtype(logits.dtype, jnp.floating) or not jnp.issubdtype(
-        labels.dtype, jnp.integer
-    ):
-        raise InputError(
-            f"logits are floating and labels integers, not {logits.dtype} and {labels.dtype}"
-        )
-    if jnp.finfo(logits.dtype).bits < 32:
-        logits = logits.astype(jnp.float32)
-    labels = labels.astype(jnp.int32)
-    ignored = labels == ignore_index
-    usable = ~ignored & (labels >= 0) & (labels < max(logits.shape[-1], 2))
-    filler = jnp.where(ignored | usable, 0.0, jnp.nan).astype(logits.dtype)
-    logits = jnp.where(usable[..., None], logits, filler[..., None])
-    return logits, jnp.where(usable, labels, 0), ~ignored
+    loss = nll_of_labels(targets.logits, targets.labels, targets.usable)
+    return Entries(_marked(loss, targets), weights, targets.usable)
 
 
-def check_class_weights(class_weights: ClassWeights | None, num_classes: int, dtype) -> Array:
-    """`[max(K, 2)]`, ones by default: a sigmoid's single class has a weight for each of its two labels."""
-    expected = (max(num_classes, 2),)
+def entry_weights(targets: Targets, class_weights: ClassWeights | None) -> Array:
+    """The weight of each pixel, `[N, H, W]`, or of each sigmoid, `[N, H, W, K]`: that of its class; 0 where ignored."""
+    num_classes, dtype = targets.logits.shape[-1], widen(targets.logits).dtype
+    weights = check_class_weights(class_weights, num_classes, dtype)
     if class_weights is None:
-        return jnp.ones(expected, dtype)
-    if np.shape(class_weights) != expected:
+        return targets.counted.astype(dtype)
+    if num_classes > 1 and targets.sigmoid:
+        own = jnp.broadcast_to(weights, targets.counted.shape)
+    elif num_classes > 1 and targets.labels.ndim == 4:
+        own = (targets.labels * _along(weights, 4)).sum(-1)
+    elif num_classes > 2:
+        own = weights[targets.labels]
+    else:  # the same without a lookup, which XLA would keep in memory
+        own = weights[0] + (weights[1] - weights[0]) * targets.labels.astype(dtype)
+    return jnp.where(targets.counted, own, 0)
+
+
+def _softmax(targets: Targets, class_weights: ClassWeights | None, smoothing: float) -> Array:
+    _check_smoothing(smoothing)
+    num_classes, dtype = targets.logits.shape[-1], widen(targets.logits).dtype
+    weights = _along(check_class_weights(class_weights, num_classes, dtype), 4)
+    if targets.labels.ndim == 4:
+        loss = nll_of_distribution(targets.logits, targets.labels * weights, targets.usable)
+    else:
+        loss = nll_of_labels(targets.logits, targets.labels, targets.usable)
+        loss *= entry_weights(targets, class_weights)
+    if smoothing:
+        uniform = weights / num_classes
+        spread = nll_of_distribution(targets.logits, uniform, targets.usable)
+        loss = (1 - smoothing) * loss + smoothing * spread
+    return _marked(loss, targets)
+
+
+def _sigmoid(
+    targets: Targets,
+    class_weights: ClassWeights | None,
+    smoothing: float,
+    pos_weight: float | Array,
+) -> Array:
+    _check_smoothing(smoothing)
+    num_classes, dtype = targets.logits.shape[-1], widen(targets.logits).dtype
+    if jnp.shape(pos_weight) not in ((), (num_classes,)):
         raise InputError(
-            f"class_weights have shape {np.shape(class_weights)}, {num_classes} classes need {expected}"
+            f"pos_weight is a number or one for each of {num_classes} classes, not {jnp.shape(pos_weight)}"
         )
-    if (
-        not isinstance(class_weights, jax.Array)
-        and not (np.isfinite(class_weights) & (np.asarray(class_weights) >= 0)).all()
-    ):
-        raise InputError(f"class_weights are finite and not negative, not {class_weights}")
-    return jnp.asarray(class_weights, dtype)
+    gain = jnp.broadcast_to(jnp.asarray(pos_weight, dtype), (num_classes,))
+    weights = check_class_weights(class_weights, num_classes, dtype)
+    negative, positive = weights if num_classes == 1 else (weights, weights)
+    share = targets.labels * (1 - smoothing) + smoothing / 2
+    scores = jnp.where(targets.usable, widen(targets.logits), 0)
+    loss = _along(jnp.atleast_1d(positive) * gain, 4) * share * softplus(-scores)
+    loss += _along(jnp.atleast_1d(negative), 4) * (1 - share) * softplus(scores)
+    return _marked(loss, targets)
+
+
+def _signed(targets: Targets, positive: Array) -> Array:
+    """The logit of the label being wrong; 0 where there is no label to be wrong about."""
+    wide = widen(targets.logits)
+    return jnp.where(targets.usable, jnp.where(positive, -wide, wide), 0)
+
+
+def _marked(loss: Array, targets: Targets) -> Array:
+    """0 where ignored, not-a-number where the label is none."""
+    loss = jnp.where(targets.usable, loss, jnp.nan)
+    return jnp.where(targets.counted, loss, 0)
+
+
+def _along(weights: Array, ndim: int) -> Array:
+    """`[K]` as `[1, ..., K]`."""
+    return weights.reshape((1,) * (ndim - 1) + weights.shape)
+
+
+def _check_smoothing(smoothing: float) -> None:
+    if not 0 <= smoothing <= 1:
+        raise InputError(f"label_smoothing is {smoothing}, it is a share in [0, 1]")

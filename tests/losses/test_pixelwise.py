@@ -14,7 +14,7 @@ from jaxseg.losses import (
     sigmoid_cross_entropy,
     softmax_cross_entropy,
 )
-from jaxseg.losses.pixelwise import mask_ignored
+from jaxseg.losses.targets import read
 
 WEIGHTS = {1: [0.5, 3.0], 2: [0.5, 3.0], 4: [1.0, 0.0, 2.0, 0.25]}
 SCALARS = {"cross_entropy": cross_entropy, "dice": dice_loss, "jaccard": jaccard_loss}
@@ -190,10 +190,10 @@ class TestEveryLoss:
 )
 def test_any_integer_is_ignored_in_any_type(ignore_index, dtype):
     labels = np.array([[[1, ignore_index, 2, ignore_index]]], dtype)
-    logits, classes, valid = mask_ignored(jnp.ones((1, 1, 4, 3)), labels, ignore_index)
-    assert classes.tolist() == [[[1, 0, 2, 0]]]
-    assert valid.tolist() == [[[True, False, True, False]]]
-    assert logits.sum(-1).tolist() == [[[3, 0, 3, 0]]]
+    targets = read(jnp.ones((1, 1, 4, 3)), labels, ignore_index)
+    assert targets.labels.tolist() == [[[1, 0, 2, 0]]]
+    assert targets.counted.tolist() == [[[True, False, True, False]]]
+    assert targets.usable.tolist() == targets.counted.tolist()
 
 
 def test_extreme_logits_stay_finite():
@@ -217,6 +217,7 @@ def test_a_class_of_weight_zero_counts_for_nothing(batch):
     [
         ((1, 2, 2, 3), (1, 2, 3), {}, r"\(1, 2, 2, 3\) and labels \(1, 2, 3\)"),
         ((1, 2, 2, 3), (1, 2, 2, 1), {}, "do not fit"),
+        ((1, 2, 2, 3), (1, 2, 2, 2), {}, "do not fit"),
         ((2, 2, 3), (2, 2), {}, r"\[N, H, W, K\]"),
         ((1, 2, 2, 3), (1, 2, 2), {"class_weights": [1, 2]}, r"\(2,\).*3 classes need \(3,\)"),
         ((1, 2, 2, 1), (1, 2, 2), {"class_weights": [1]}, r"need \(2,\)"),
@@ -232,14 +233,20 @@ def test_bad_input_is_named(name, logits, labels, options, message):
 
 def test_labels_and_logits_of_the_wrong_type_or_number_are_named():
     logits, labels = jnp.zeros((1, 2, 2, 3)), jnp.zeros((1, 2, 2), jnp.int32)
-    with pytest.raises(InputError, match="float32 and float32"):
+    with pytest.raises(InputError, match="shares of classes.*class ids are integers"):
         cross_entropy(logits, labels.astype(jnp.float32))
-    with pytest.raises(InputError, match="int32 and int32"):
+    with pytest.raises(InputError, match="floating, not int32"):
         cross_entropy(logits.astype(jnp.int32), labels)
-    with pytest.raises(InputError, match="sigmoid_cross_entropy"):
-        softmax_cross_entropy(logits[..., :1], labels)
-    with pytest.raises(InputError, match="have 3"):
-        sigmoid_cross_entropy(logits, labels)
+    for multilabel in (labels, jnp.zeros((1, 2, 2, 1), jnp.int32)):
+        with pytest.raises(InputError, match="sigmoid_cross_entropy"):
+            softmax_cross_entropy(logits[..., :1], multilabel)
+    with pytest.raises(InputError, match=r"one for each of 3 classes, not \(2,\)"):
+        sigmoid_cross_entropy(logits, labels, pos_weight=jnp.ones(2))
+    with pytest.raises(InputError, match="pos_weight is of sigmoids"):
+        cross_entropy(logits, labels, pos_weight=2.0)
+    for function in (cross_entropy, softmax_cross_entropy, sigmoid_cross_entropy):
+        with pytest.raises(InputError, match="label_smoothing is 1.5"):
+            function(logits, labels, label_smoothing=1.5)
 
 
 @pytest.mark.slow
