@@ -105,5 +105,4 @@ def _dilate(x: Array) -> Array:
 
 
 def _largest(x: Array, window: tuple[int, int]) -> Array:
-    lowest = jnp.asarray(-jnp.inf, x.dtype)
-    return lax.reduce_window(x, lowest, lax.max, (1, *window, 1), (1, 1, 1, 1), "SAME")
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, 1, 1, 1), "SAME")

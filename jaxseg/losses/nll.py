@@ -87,8 +87,8 @@ def power(base: Array, exponent: float) -> Array:
     >>> float(jax.grad(lambda x: power(x, 0.5))(jnp.array(0.0)))
     0.0
     """
-    positive = base > 0
-    return jnp.where(positive, jnp.where(positive, base, 1) ** exponent, 0)
+    nothing = base <= 0
+    return jnp.where(nothing, 0, jnp.where(nothing, 1, base) ** exponent)
 
 
 def _rise(logits: Array, valid: Array) -> Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxseg.errors import InputError
-from jaxseg.losses.pixelwise import entries
+from jaxseg.losses.pixelwise import Entries, entries
 from jaxseg.losses.reduce import weighted_mean
 from jaxseg.losses.targets import ClassWeights, read
 from jaxseg.typing import Array
@@ -60,13 +60,11 @@ def ohem_cross_entropy(
     if min_kept < 1:
         raise InputError(f"min_kept is {min_kept}, there must be 1 or more")
     entry = entries(read(logits, labels, ignore_index), class_weights)
-    groups = entry.nll.shape[0] if per_image else 1
-    nll, weights = (x.reshape(groups, -1) for x in (entry.nll, entry.weights))
-    hardness = lax.stop_gradient(jnp.where(weights > 0, nll, -1))
+    hardness = _hardness(entry, per_image)
     place = min(min_kept, hardness.shape[1]) - 1
     last_kept = jnp.sort(hardness, axis=1, descending=True)[:, place, None]
     kept = (jnp.exp(-hardness) < threshold) | (hardness >= last_kept) | jnp.isnan(hardness)
-    return weighted_mean(nll, jnp.where(kept, weights, 0))
+    return _mean(entry, kept)
 
 
 def topk_cross_entropy(
@@ -106,11 +104,20 @@ def topk_cross_entropy(
     if not 0 < fraction <= 1:
         raise InputError(f"fraction is {fraction}, it is a share in (0, 1]")
     entry = entries(read(logits, labels, ignore_index), class_weights)
-    groups = entry.nll.shape[0] if per_image else 1
-    nll, weights = (x.reshape(groups, -1) for x in (entry.nll, entry.weights))
-    hardness = lax.stop_gradient(jnp.where(weights > 0, nll, -1))
-    number = (weights > 0).sum(1, dtype=jnp.int32).astype(nll.dtype)
+    hardness = _hardness(entry, per_image)
+    number = (hardness >= 0).sum(1, dtype=jnp.int32).astype(hardness.dtype)
     place = jnp.maximum(jnp.floor(number * fraction).astype(jnp.int32), 1) - 1
     ranked = jnp.sort(hardness, axis=1, descending=True)
     last_kept = jnp.take_along_axis(ranked, place[:, None], axis=1)
-    return weighted_mean(nll, jnp.where((hardness >= last_kept) | jnp.isnan(hardness), weights, 0))
+    return _mean(entry, (hardness >= last_kept) | jnp.isnan(hardness))
+
+
+def _hardness(entry: Entries, per_image: bool) -> Array:
+    """`[G, P]`: the loss of what counts, -1 of what does not, of each image or of the batch."""
+    groups = entry.nll.shape[0] if per_image else 1
+    hardness = jnp.where(entry.weights > 0, entry.nll, -1)
+    return lax.stop_gradient(hardness.reshape(groups, -1))
+
+
+def _mean(entry: Entries, kept: Array) -> Array:
+    return weighted_mean(entry.nll, jnp.where(kept.reshape(entry.nll.shape), entry.weights, 0))

@@ -233,7 +233,7 @@ def test_bad_input_is_named(name, logits, labels, options, message):
 
 def test_labels_and_logits_of_the_wrong_type_or_number_are_named():
     logits, labels = jnp.zeros((1, 2, 2, 3)), jnp.zeros((1, 2, 2), jnp.int32)
-    with pytest.raises(InputError, match="shares of classes.*class ids are integers"):
+    with pytest.raises(InputError, match=r"shares of classes.*class ids are integers"):
         cross_entropy(logits, labels.astype(jnp.float32))
     with pytest.raises(InputError, match="floating, not int32"):
         cross_entropy(logits.astype(jnp.int32), labels)
@@ -245,7 +245,7 @@ def test_labels_and_logits_of_the_wrong_type_or_number_are_named():
     with pytest.raises(InputError, match="pos_weight is of sigmoids"):
         cross_entropy(logits, labels, pos_weight=2.0)
     for function in (cross_entropy, softmax_cross_entropy, sigmoid_cross_entropy):
-        with pytest.raises(InputError, match="label_smoothing is 1.5"):
+        with pytest.raises(InputError, match="label_smoothing is"):
             function(logits, labels, label_smoothing=1.5)
 
 

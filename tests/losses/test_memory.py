@@ -1,0 +1,52 @@
+"""What a compiled `value_and_grad` needs beside its arguments and results, in bytes of the logits. Nothing is run."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxseg import losses
+
+PIXELWISE = {
+    "cross_entropy": losses.cross_entropy,
+    "label_smoothing": functools.partial(losses.cross_entropy, label_smoothing=0.1),
+    "focal": losses.focal_loss,
+    "poly": losses.poly_loss,
+}
+SIZE = (2, 64, 64)
+
+
+def temporaries(loss, num_classes, dtype=jnp.float32, multilabel=False):
+    logits = jax.ShapeDtypeStruct((*SIZE, num_classes), dtype)
+    labels = jax.ShapeDtypeStruct(logits.shape if multilabel else SIZE, jnp.int32)
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(logits, labels).compile()
+    return compiled.memory_analysis().temp_size_in_bytes / (logits.size * logits.dtype.itemsize)
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 4, 21, 150])
+@pytest.mark.parametrize("name", PIXELWISE)
+def test_pixelwise_losses_need_less_than_their_logits(name, num_classes):
+    assert temporaries(PIXELWISE[name], num_classes) < 0.6
+
+
+@pytest.mark.parametrize("name", PIXELWISE)
+def test_multilabel_and_weighted_losses_as_well(name):
+    assert temporaries(PIXELWISE[name], 21, multilabel=True) < 0.6
+    weighted = functools.partial(PIXELWISE[name], class_weights=jnp.ones(21))
+    assert temporaries(weighted, 21) < 0.6
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "poly"])
+def test_bfloat16_logits_are_not_copied_to_float32(name):
+    assert temporaries(PIXELWISE[name], 21, jnp.bfloat16) < 0.6
+
+
+def test_what_automatic_differentiation_would_need():
+    """The limit says something: the plain form exceeds it."""
+
+    def plain(logits, labels):
+        chosen = jax.nn.one_hot(labels, logits.shape[-1])
+        return -(jax.nn.log_softmax(logits) * chosen).sum(-1).mean()
+
+    assert temporaries(plain, 21) > 0.9
