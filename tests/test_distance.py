@@ -116,6 +116,14 @@ def test_squares_are_exact_past_what_float32_counts(kind):
         np.testing.assert_allclose(exact, np.sqrt(squares), rtol=1e-15)
 
 
+@pytest.mark.parametrize("shape", [(1, 40_000), (60_000, 1)])
+def test_images_too_long_for_int32_have_distances(shape):
+    """Their squares, or a square and that of no seed, pass 2**31."""
+    seeds = np.zeros(shape, bool)
+    seeds[0, 0] = True
+    np.testing.assert_allclose(transform(seeds).ravel(), np.arange(seeds.size), rtol=2e-7)
+
+
 def test_vmap_is_a_leading_dimension():
     seeds = np.stack([drawn((12, 17), share) for share in (0, 0.02, 0.3, 1)]).reshape(2, 2, 12, 17)
     expected = transform(seeds)

@@ -2,16 +2,27 @@
 
 import dataclasses
 import json
+import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+from jaxseg import losses
 from jaxseg import recipe as recipes
 from jaxseg.cli import assemble
 from jaxseg.cli import train as train_command
 from jaxseg.errors import InputError, unknown
-from jaxseg.recipe import DataRecipe, ModelRecipe, OptimizerRecipe, Recipe, TrainRecipe
+from jaxseg.recipe import (
+    DataRecipe,
+    LossRecipe,
+    ModelRecipe,
+    OptimizerRecipe,
+    Recipe,
+    TrainRecipe,
+)
+from jaxseg.typing import Output
 
 FULL = Recipe(
     model=ModelRecipe(options={"depth": 3, "wide": True}, mean=(0.5,), std=(0.5,)),
@@ -131,3 +142,23 @@ def test_data_may_move_between_a_stop_and_going_on():
     assert train_command._changed(FULL, moved) == []
     other = dataclasses.replace(moved, train=TrainRecipe(epochs=9))
     assert len(train_command._changed(FULL, other)) == 2  # epochs, patience
+
+
+def test_every_loss_has_a_weight_in_the_recipe():
+    fields = {field.name for field in dataclasses.fields(LossRecipe)}
+    assert set(losses.names()) == fields - {"class_weights", "aux_weight", "options"}
+
+
+def test_losses_and_their_options_reach_the_loss():
+    weights = {"cross_entropy": 0.0, "dice": 0.0, "tversky": 2.0, "ohem": 1.0}
+    options = {"tversky.alpha": 1.0, "tversky.beta": 1.0, "ohem.min_kept": 2}
+    facts = types.SimpleNamespace(classes=("a", "b"), ignore_index=255)
+    loss_fn = assemble.loss(Recipe(loss=LossRecipe(**weights, options=options)), facts)
+    logits = jnp.array([[[[3.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 2.0]]]])
+    labels = jnp.array([[[0, 0, 0, 1]]])
+    value, logs = loss_fn(Output(logits), {"label": labels})
+    assert set(logs) == {"tversky", "ohem"}
+    hard = losses.ohem_cross_entropy(logits, labels, min_kept=2)
+    np.testing.assert_allclose(value, 2 * losses.jaccard_loss(logits, labels) + hard, rtol=1e-6)
+    with pytest.raises(InputError, match="options for focal, which is none of the losses"):
+        assemble.loss(Recipe(loss=LossRecipe(options={"focal.gamma": 1.0})), facts)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxseg.distance import distance_transform
-from jaxseg.losses.reduce import ratio_of_sums
+from jaxseg.losses.reduce import mean_over_pixels
 from jaxseg.losses.region import check_not_negative, region_weights
 from jaxseg.losses.targets import ClassWeights, Shares, read_shares
 from jaxseg.typing import Array
@@ -20,6 +20,7 @@ def boundary_loss(
     *,
     ignore_index: int = 255,
     class_weights: ClassWeights | None = None,
+    per_image: bool = False,
 ) -> Array:
     r"""The mean of the probabilities times the signed distance from the true boundary, over pixels and classes.
 
@@ -33,6 +34,7 @@ def boundary_loss(
         labels: Class ids `[N, H, W]`, multilabel or soft targets `[N, H, W, K]`, which count as a class above 1/2.
         ignore_index: The label of what counts for nothing; any integer, negative ones too.
         class_weights: $w$, `[max(K, 2)]`; ones by default, 0 leaves a class out. For K = 1 there is nothing to weigh.
+        per_image: Whether each image has a mean of its own, and those are averaged.
 
     Returns:
         A scalar, float32 or wider, negative for a good prediction; 0 with a zero gradient when every pixel is ignored. A class
@@ -54,7 +56,7 @@ def boundary_loss(
     inside = shares.truth > 0.5
     near, far = _distances(inside, shares.counted)
     signed = jnp.where(far > 0, 1 - far, near)
-    return _mean(shares.probabilities * signed, shares, class_weights)
+    return _mean(shares.probabilities * signed, shares, class_weights, per_image)
 
 
 def hausdorff_loss(
@@ -64,6 +66,7 @@ def hausdorff_loss(
     ignore_index: int = 255,
     class_weights: ClassWeights | None = None,
     alpha: float = 2.0,
+    per_image: bool = False,
 ) -> Array:
     r"""The mean of the squared error times its distance from both boundaries, over pixels and classes.
 
@@ -79,6 +82,7 @@ def hausdorff_loss(
         class_weights: $w$, `[max(K, 2)]`; ones by default, 0 leaves a class out (MONAI leaves out the first). For K = 1 there
             is nothing to weigh.
         alpha: $\alpha$, not negative: how much more a far mistake costs.
+        per_image: Whether each image has a mean of its own, and those are averaged.
 
     Returns:
         A scalar, not negative, float32 or wider; 0 with a zero gradient when every pixel is ignored. A class that fills an image
@@ -101,7 +105,8 @@ def hausdorff_loss(
         sum(_distances(x > 0.5, shares.counted)) ** alpha
         for x in (lax.stop_gradient(shares.probabilities), shares.truth)
     )
-    return _mean((shares.probabilities - shares.truth) ** 2 * distance, shares, class_weights)
+    terms = (shares.probabilities - shares.truth) ** 2 * distance
+    return _mean(terms, shares, class_weights, per_image)
 
 
 def _distances(inside: Array, counted: Array) -> tuple[Array, Array]:
@@ -114,7 +119,10 @@ def _distances(inside: Array, counted: Array) -> tuple[Array, Array]:
     return near, far
 
 
-def _mean(terms: Array, shares: Shares, class_weights: ClassWeights | None) -> Array:
+def _mean(
+    terms: Array, shares: Shares, class_weights: ClassWeights | None, per_image: bool
+) -> Array:
     """Over what is counted, by class weights."""
     weights = jnp.where(shares.counted, region_weights(class_weights, shares)[None, None, None], 0)
-    return ratio_of_sums(jnp.where(weights == 0, 0, terms * weights), weights)
+    terms = jnp.where(weights == 0, 0, terms * weights)
+    return mean_over_pixels(terms, weights, per_image=per_image)

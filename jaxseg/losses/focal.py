@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from jaxseg.errors import InputError
 from jaxseg.losses.nll import power
-from jaxseg.losses.pixelwise import Entries, entries
-from jaxseg.losses.reduce import ratio_of_sums
+from jaxseg.losses.pixelwise import Entries, entries, entry_weights
+from jaxseg.losses.reduce import mean_over_pixels
 from jaxseg.losses.targets import ClassWeights, Targets, read, read_one_against_rest
 from jaxseg.typing import Array
 
@@ -101,6 +101,7 @@ def focal_loss(
     class_weights: ClassWeights | None = None,
     gamma: float = 2.0,
     alpha: float | None = None,
+    per_image: bool = False,
 ) -> Array:
     r"""The mean focal loss of what is counted, over the global batch: of a softmax, or of sigmoids.
 
@@ -113,6 +114,7 @@ def focal_loss(
         class_weights: `[max(K, 2)]`, not negative; ones by default.
         gamma: $\gamma$, not negative.
         alpha: Of sigmoids only: the weight of label 1, and one minus that of label 0; None for no such factor.
+        per_image: Whether each image has a mean of its own, and those are averaged.
 
     Returns:
         A scalar, float32 or wider; 0 with a zero gradient when every pixel is ignored.
@@ -130,7 +132,8 @@ def focal_loss(
     if alpha is not None and not targets.sigmoid:
         raise InputError("alpha is of sigmoids; for a softmax take class_weights")
     loss = _recomputed(_focal, targets, class_weights, gamma, alpha)
-    return ratio_of_sums(loss, entries(targets, class_weights).weights)
+    weights = entry_weights(targets, class_weights)
+    return mean_over_pixels(loss, weights, per_image=per_image)
 
 
 def poly_loss(
@@ -140,6 +143,7 @@ def poly_loss(
     ignore_index: int = 255,
     class_weights: ClassWeights | None = None,
     epsilon: float = 1.0,
+    per_image: bool = False,
 ) -> Array:
     r"""The mean Poly-1 loss: the first term of the cross-entropy's series in $1 - p_t$ counts $1 + \epsilon$ times.
 
@@ -151,6 +155,7 @@ def poly_loss(
         ignore_index: The label of what counts for nothing; any integer, negative ones too.
         class_weights: `[max(K, 2)]`, not negative; ones by default.
         epsilon: $\epsilon$, -1 or more; 0 makes it the cross-entropy.
+        per_image: Whether each image has a mean of its own, and those are averaged.
 
     Returns:
         A scalar, float32 or wider, $\sum_i l_i / \sum_i w_i$ over the global batch; 0 with a zero gradient when every pixel is
@@ -170,7 +175,8 @@ def poly_loss(
         raise InputError(f"epsilon is {epsilon}: below -1 the loss would reward mistakes")
     targets = read(logits, labels, ignore_index)
     loss = _recomputed(_poly, targets, class_weights, epsilon)
-    return ratio_of_sums(loss, entries(targets, class_weights).weights)
+    weights = entry_weights(targets, class_weights)
+    return mean_over_pixels(loss, weights, per_image=per_image)
 
 
 def _recomputed(

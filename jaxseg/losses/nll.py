@@ -155,8 +155,9 @@ def _sums(logits: Array, others: Array) -> tuple[Array, Array, Array]:
     if logits.shape[-1] <= _FEW:
         classes = [widen(logits[..., c]) for c in range(logits.shape[-1])]
         top = functools.reduce(jnp.maximum, classes)
-        total = sum(jnp.exp(z - top) for z in classes)
-        return top, total, sum(others[..., c] for c in range(logits.shape[-1]))
+        total = functools.reduce(jnp.add, [jnp.exp(z - top) for z in classes])
+        other = functools.reduce(jnp.add, [others[..., c] for c in range(logits.shape[-1])])
+        return top, total, other
     top = widen(logits.max(-1))
     exponentials = jnp.exp(widen(logits) - top[..., None])
     total, other = sum_together((exponentials, others), logits.ndim - 1)

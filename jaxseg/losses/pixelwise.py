@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxseg.errors import InputError
 from jaxseg.losses.nll import nll_of_distribution, nll_of_labels, softplus, widen
-from jaxseg.losses.reduce import ratio_of_sums
+from jaxseg.losses.reduce import mean_over_pixels
 from jaxseg.losses.targets import (
     ClassWeights,
     Targets,
@@ -112,6 +112,7 @@ def cross_entropy(
     class_weights: ClassWeights | None = None,
     label_smoothing: float = 0.0,
     pos_weight: float | Array = 1.0,
+    per_image: bool = False,
 ) -> Array:
     r"""The mean cross-entropy of what is counted, over the global batch: of a softmax, or of sigmoids.
 
@@ -126,6 +127,7 @@ def cross_entropy(
         class_weights: `[max(K, 2)]`, not negative; ones by default.
         label_smoothing: The share of the target that is spread over all classes, in `[0, 1]`.
         pos_weight: Of sigmoids only: multiplies the loss of label 1.
+        per_image: Whether each image has a mean of its own, and those are averaged.
 
     Returns:
         A scalar, float32 or wider; 0 with a zero gradient when every pixel is ignored.
@@ -148,7 +150,7 @@ def cross_entropy(
         raise InputError("pos_weight is of sigmoids; for a softmax take class_weights")
     else:
         loss = _softmax(targets, class_weights, label_smoothing)
-    return ratio_of_sums(loss, entry_weights(targets, class_weights))
+    return mean_over_pixels(loss, entry_weights(targets, class_weights), per_image=per_image)
 
 
 class Entries(NamedTuple):

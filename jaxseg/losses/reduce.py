@@ -88,6 +88,29 @@ def ratio_of_sums(numerators: Array, denominators: Array) -> Array:
     return jnp.where(empty, 0, numerator) / jnp.where(empty, 1, denominator)
 
 
+def mean_over_pixels(numerators: Array, denominators: Array, *, per_image: bool) -> Array:
+    r"""$\sum_i a_i / \sum_i b_i$ over the global batch, or its mean over the images whose denominators are not all 0.
+
+    Args:
+        numerators: `[N, H, W, ...]`, floating.
+        denominators: The numerators' shape and type, not negative.
+        per_image: Whether each image has a ratio of its own.
+
+    Returns:
+        A scalar; 0, with a zero gradient, where there is nothing to divide by.
+
+    >>> loss, weights = jnp.array([[[1.0, 3.0]], [[4.0, 0.0]]]), jnp.array([[[1.0, 1.0]], [[1.0, 0.0]]])
+    >>> [round(float(mean_over_pixels(loss, weights, per_image=each)), 2) for each in (False, True)]
+    [2.67, 3.0]
+    """
+    if not per_image:
+        return ratio_of_sums(numerators, denominators)
+    both = sums_per_image((numerators, denominators))
+    total, weight = (x.reshape(len(x), -1).sum(1) for x in both)
+    empty = weight == 0
+    return weighted_mean(jnp.where(empty, 0, total) / jnp.where(empty, 1, weight), ~empty)
+
+
 def weighted_mean(loss: Array, weights: Array) -> Array:
     r"""$\sum_i w_i l_i / \sum_i w_i$ over the global batch; 0 where the weights sum to 0.
 

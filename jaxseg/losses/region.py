@@ -286,7 +286,8 @@ def mean_over_classes(
 def overlaps(shares: Shares, per_image: bool) -> tuple[Array, Array, Array]:
     """$O_c$, $P_c$, $T_c$: `[N, K]` of each image, or `[K]` of the global batch."""
     parts = (shares.probabilities * shares.truth, shares.probabilities, shares.truth)
-    return sums_per_image(parts) if per_image else collective.psum(sums(parts))
+    overlap, predicted, true = sums_per_image(parts) if per_image else collective.psum(sums(parts))
+    return overlap, predicted, true
 
 
 def region_weights(class_weights: ClassWeights | None, shares: Shares) -> Array:

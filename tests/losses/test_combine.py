@@ -69,3 +69,24 @@ def test_bad_input_is_named():
 
 def test_names_are_what_it_knows():
     assert make_loss_fn(dict.fromkeys(names(), 1.0))
+
+
+def test_options_of_one_loss_reach_it_alone(batch):
+    logits, labels = batch()
+    logits = jnp.float32(logits)
+    weights, options = {"tversky": 1.0, "focal": 1.0}, {"tversky": {"alpha": 1.0, "beta": 1.0}}
+    _, logs = jax.jit(make_loss_fn(weights, options=options))(Output(logits), {"label": labels})
+    np.testing.assert_allclose(logs["tversky"], jaccard_loss(logits, labels), rtol=1e-6)
+    _, plain = jax.jit(make_loss_fn(weights))(Output(logits), {"label": labels})
+    assert plain["tversky"] != logs["tversky"]
+    assert plain["focal"] == logs["focal"]
+
+
+def test_unknown_options_are_named():
+    for name, option, message in (
+        ("dice", "smoth", "unknown option of dice 'smoth'; did you mean 'smooth'"),
+        ("dice", "ignore_index", "unknown option of dice 'ignore_index'"),
+        ("jaccard", "smooth", "options for jaccard, which is none of the losses: dice"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make_loss_fn({"dice": 1.0}, options={name: {option: 1.0}})

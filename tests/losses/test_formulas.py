@@ -92,6 +92,26 @@ def test_means_over_pixels(mode, weighted, loss, options, formula):
     np.testing.assert_allclose(got, (w * formula(p, y)).sum() / w.sum(), rtol=1e-10)
 
 
+@every_mode
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.cross_entropy,
+        losses.focal_loss,
+        losses.poly_loss,
+        losses.boundary_loss,
+        losses.hausdorff_loss,
+    ],
+)
+def test_per_image_is_the_mean_of_the_images_that_count(mode, loss):
+    """Image 2 is ignored as a whole and is no image of loss 0."""
+    logits, labels = case(mode)
+    single = [value(loss, logits[i : i + 1], labels[i : i + 1]) for i in range(2)]
+    got = value(loss, logits, labels, per_image=True)
+    np.testing.assert_allclose(got, np.mean(single), rtol=1e-10)
+    assert abs(got - value(loss, logits, labels)) > 1e-6
+
+
 @pytest.mark.parametrize("mode", ["binary", "multilabel"])
 def test_alpha_of_the_focal_loss_divides_the_labels(mode):
     logits, labels = case(mode)
