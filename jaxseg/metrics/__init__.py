@@ -1,24 +1,117 @@
-"""Numbers that say how good a segmentation is, all from one confusion matrix that is summed over the data set."""
+"""Numbers that say how good a segmentation is, from exact counts over the data set; `docs/metrics.md` says which is which."""
 
-from jaxseg.metrics.confusion import ConfusionMatrix, labels_from_logits
+from jaxseg.metrics.agreement import cohen_kappa, matthews_correlation
+from jaxseg.metrics.boundary import boundary_f_score, boundary_iou
+from jaxseg.metrics.calibration import (
+    Calibration,
+    Reliability,
+    brier_per_class,
+    brier_score,
+    expected_calibration_error,
+    negative_log_likelihood,
+    nll_per_class,
+    reliability,
+)
+from jaxseg.metrics.confusion import ConfusionMatrix
+from jaxseg.metrics.label_values import labels_from_logits, map_labels, multilabel_from_logits
+from jaxseg.metrics.multilabel import MultilabelCounts
+from jaxseg.metrics.outcomes import Outcomes, foreground, outcomes
+from jaxseg.metrics.per_image import (
+    ImageMeans,
+    RunningMean,
+    class_means,
+    foreground_per_case,
+    macro_imagewise,
+    mean_of_image_means,
+    mean_of_pairs,
+    micro_imagewise,
+    weighted_imagewise,
+)
 from jaxseg.metrics.scores import (
     dice,
+    f_beta,
     frequency_weighted_iou,
     iou,
+    macro,
     mean_accuracy,
     mean_dice,
     mean_iou,
+    micro,
     pixel_accuracy,
+    precision,
+    recall,
+    specificity,
+    weighted,
+)
+from jaxseg.metrics.surface import (
+    average_symmetric_surface_distance,
+    hausdorff_distance,
+    normalized_surface_dice,
+)
+from jaxseg.metrics.threshold_sweep import (
+    BestThreshold,
+    Curve,
+    ThresholdSweep,
+    area_under_roc,
+    average_precision,
+    best_threshold,
+    precision_recall_curve,
+    roc_curve,
 )
 
 __all__ = [
+    "BestThreshold",
+    "Calibration",
     "ConfusionMatrix",
+    "Curve",
+    "ImageMeans",
+    "MultilabelCounts",
+    "Outcomes",
+    "Reliability",
+    "RunningMean",
+    "ThresholdSweep",
+    "area_under_roc",
+    "average_precision",
+    "average_symmetric_surface_distance",
+    "best_threshold",
+    "boundary_f_score",
+    "boundary_iou",
+    "brier_per_class",
+    "brier_score",
+    "class_means",
+    "cohen_kappa",
     "dice",
+    "expected_calibration_error",
+    "f_beta",
+    "foreground",
+    "foreground_per_case",
     "frequency_weighted_iou",
+    "hausdorff_distance",
     "iou",
     "labels_from_logits",
+    "macro",
+    "macro_imagewise",
+    "map_labels",
+    "matthews_correlation",
     "mean_accuracy",
     "mean_dice",
     "mean_iou",
+    "mean_of_image_means",
+    "mean_of_pairs",
+    "micro",
+    "micro_imagewise",
+    "multilabel_from_logits",
+    "negative_log_likelihood",
+    "nll_per_class",
+    "normalized_surface_dice",
+    "outcomes",
     "pixel_accuracy",
+    "precision",
+    "precision_recall_curve",
+    "recall",
+    "reliability",
+    "roc_curve",
+    "specificity",
+    "weighted",
+    "weighted_imagewise",
 ]

@@ -1,30 +1,27 @@
 """Counts of true against predicted classes: a pytree that stays on the device and never loses a pixel."""
 
-import functools
+from collections.abc import Sequence
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg import collective
 from jaxseg.errors import InputError
+from jaxseg.metrics import integers
+from jaxseg.metrics.histogram import histogram
+from jaxseg.metrics.label_values import Ignored, as_int32, counted
 from jaxseg.typing import Array
-
-_BITS = 24
-_LIMB = (1 << _BITS) - 1
-_BLOCK = 1 << 14
 
 
 @flax.struct.dataclass
 class ConfusionMatrix:
     r"""How many pixels of each class were predicted as each class, `[K, K]`: rows are the truth.
 
-    float32 stops counting at $2^{24}$ pixels (eight images of Cityscapes) and int32 at $2^{31}$; without x64 JAX has no
-    wider type. So each count is three unsigned limbs of 24 bits, carried whenever two counts are added.
+    Counts are exact whatever their size: see `jaxseg.metrics.integers`.
 
     Attributes:
-        limbs: `[K, K, 3]` uint32, least significant first; a count is $\sum_i 2^{24 i}\, l_i$.
+        limbs: `[..., K, K, 3]` uint32, least significant first; a count is $\sum_i 2^{24 i}\, l_i$. Leading axes are
+            those of several matrices, such as of `per_image`; every score has them too.
 
     >>> counts = ConfusionMatrix.zero(2)
     >>> counts = counts.update(labels=jnp.array([[[0, 1, 255]]]), predictions=jnp.array([[[1, 1, 0]]]))
@@ -44,25 +41,51 @@ class ConfusionMatrix:
         Raises:
             InputError: `num_classes` is below 1.
         """
-        if num_classes < 1:
-            raise InputError(f"num_classes is {num_classes}, there must be 1 or more")
-        size = max(num_classes, 2)
+        size = _size(num_classes)
         return cls(jnp.zeros((size, size, 3), jnp.uint32))
+
+    @classmethod
+    def per_image(
+        cls, num_classes: int, *, labels: Array, predictions: Array, ignore_index: Ignored = 255
+    ) -> "ConfusionMatrix":
+        """The counts of each image of this device's part of a batch, for scores of single images.
+
+        Args:
+            num_classes: K of the logits, as of `zero`.
+            labels: `[N, H, W]`, any integer type, the truth.
+            predictions: `[N, H, W]`, any integer type, class ids.
+            ignore_index: The label of pixels that are not counted, or several.
+
+        Returns:
+            Counts `[N, K, K]`: 12 N K K bytes, or 4 where only a score is computed from them under jit.
+
+        Raises:
+            InputError: As of `update`.
+
+        >>> labels, predictions = jnp.array([[[0, 1]], [[1, 1]]]), jnp.array([[[0, 1]], [[0, 1]]])
+        >>> counts = ConfusionMatrix.per_image(2, labels=labels, predictions=predictions)
+        >>> counts.to_numpy().tolist()
+        [[[1, 0], [0, 1]], [[0, 0], [1, 1]]]
+        """
+        size = _size(num_classes)
+        cells = _cells(labels, predictions, ignore_index, size)
+        counts = histogram(cells, size * size, per_image=True)
+        return cls(integers.from_counts(counts.reshape(-1, size, size)))
 
     @property
     def num_classes(self) -> int:
         """How many classes are counted: K, or 2 for one sigmoid."""
-        return self.limbs.shape[0]
+        return self.limbs.shape[-2]
 
     def update(
-        self, *, labels: Array, predictions: Array, ignore_index: int = 255
+        self, *, labels: Array, predictions: Array, ignore_index: Ignored = 255
     ) -> "ConfusionMatrix":
         """These counts and those of one more batch: the global one, whatever the parallel strategy.
 
         Args:
             labels: `[N, H, W]`, any integer type, the truth.
             predictions: `[N, H, W]`, any integer type, class ids as of `labels_from_logits`.
-            ignore_index: The label of pixels that are not counted.
+            ignore_index: The label of pixels that are not counted, or several such labels.
 
         Returns:
             New counts. A label or a prediction that is no class is not counted anywhere: values can be checked on the
@@ -71,17 +94,13 @@ class ConfusionMatrix:
         Raises:
             InputError: Shapes do not fit, or a type is not an integer's.
         """
-        labels, predictions = jnp.asarray(labels), jnp.asarray(predictions)
-        if labels.ndim != 3 or labels.shape != predictions.shape:
+        if self.limbs.ndim != 3:
             raise InputError(
-                f"labels {labels.shape} and predictions {predictions.shape} must both be [N, H, W]"
+                f"counts {self.limbs.shape[:-1]} are of single images: only [K, K] counts are updated"
             )
-        for name, array in (("labels", labels), ("predictions", predictions)):
-            if not jnp.issubdtype(array.dtype, jnp.integer):
-                raise InputError(f"{name} are class ids, integers, not {array.dtype}")
-        return self + ConfusionMatrix(
-            _limbs(_count(labels, predictions, ignore_index, self.num_classes))
-        )
+        size = self.num_classes
+        counts = histogram(_cells(labels, predictions, ignore_index, size), size * size)
+        return self + ConfusionMatrix(integers.sum_over_devices(counts.reshape(-1, size, size)))
 
     def __add__(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
         """The counts of both.
@@ -92,13 +111,45 @@ class ConfusionMatrix:
         if self.limbs.shape != other.limbs.shape:
             raise InputError(
                 f"counts of {self.num_classes} classes cannot be added to counts of {other.num_classes}"
+                if self.num_classes != other.num_classes
+                else f"counts {self.limbs.shape[:-1]} cannot be added to {other.limbs.shape[:-1]}"
             )
-        return ConfusionMatrix(_carry(self.limbs + other.limbs))
+        return ConfusionMatrix(integers.add(self.limbs, other.limbs))
+
+    def merge(self, table: Sequence[int]) -> "ConfusionMatrix":
+        """The counts of fewer classes: what counting merged labels and predictions gives, exactly.
+
+        Args:
+            table: The new class of each of the K classes, each of `0..max(table)` at least once.
+
+        Returns:
+            `[J, J]` counts of `J = max(table) + 1` classes. To leave pixels out, map their labels to an ignored one
+            before they are counted: `map_labels`.
+
+        Raises:
+            InputError: The table is not one new class for each class, or skips one.
+
+        >>> counts = ConfusionMatrix.zero(3)
+        >>> counts = counts.update(labels=jnp.array([[[0, 1, 2, 2]]]), predictions=jnp.array([[[0, 2, 1, 0]]]))
+        >>> counts.merge((0, 1, 1)).to_numpy().tolist()
+        [[1, 0], [1, 2]]
+        """
+        target = np.asarray(table)
+        found = set(target.tolist()) if target.dtype.kind in "iu" else set()
+        if target.shape != (self.num_classes,) or found != set(range(len(found))) or not found:
+            raise InputError(
+                f"table {target.tolist()} must name a new class for each of {self.num_classes}, and each of "
+                "0, 1, ... at least once"
+            )
+        limbs = self.limbs
+        for axis in (-3, -2):
+            sums = integers.group_totals(jnp.moveaxis(limbs, axis, 0), target, len(found))
+            limbs = jnp.moveaxis(sums, 0, axis)
+        return ConfusionMatrix(limbs)
 
     def to_float(self) -> Array:
         """The counts as `[K, K]` floats on the device, rounded to float32, or to float64 under x64."""
-        low, middle, high = jnp.moveaxis(self.limbs.astype(jnp.result_type(float)), -1, 0)
-        return low + (middle * 2.0**_BITS + high * 2.0 ** (2 * _BITS))
+        return integers.to_float(self.limbs)
 
     def to_numpy(self) -> np.ndarray:
         """The counts as `[K, K]` int64 on the host.
@@ -106,88 +157,23 @@ class ConfusionMatrix:
         Raises:
             OverflowError: A count is 2**63 or more.
         """
-        limbs = np.asarray(self.limbs).astype(np.uint64)
-        if (limbs[..., 2] >= 1 << 15).any():
-            raise OverflowError("a count is 2**63 or more, which int64 cannot hold")
-        return (limbs[..., 0] + (limbs[..., 1] << _BITS) + (limbs[..., 2] << 2 * _BITS)).astype(
-            np.int64
+        return integers.to_numpy(self.limbs)
+
+
+def _size(num_classes: int) -> int:
+    if num_classes < 1:
+        raise InputError(f"num_classes is {num_classes}, there must be 1 or more")
+    return max(num_classes, 2)
+
+
+def _cells(labels: Array, predictions: Array, ignore_index: Ignored, size: int) -> Array:
+    """The place in `[K * K]` counts of each pixel, K * K where it is not counted."""
+    labels, predictions = jnp.asarray(labels), jnp.asarray(predictions)
+    if labels.ndim != 3 or labels.shape != predictions.shape:
+        raise InputError(
+            f"labels {labels.shape} and predictions {predictions.shape} must both be [N, H, W]"
         )
-
-
-def labels_from_logits(logits: Array) -> Array:
-    """The most probable class of each pixel; for one sigmoid, 1 where its probability is above one half.
-
-    Args:
-        logits: `[N, H, W, K]`, any floating type.
-
-    Returns:
-        `[N, H, W]` int32: `0..max(K, 2)-1`.
-
-    >>> labels_from_logits(jnp.array([[[[-1.0], [2.0]]]])).tolist()
-    [[[0, 1]]]
-    >>> labels_from_logits(jnp.array([[[[1.0, 3.0, 2.0]]]])).tolist()
-    [[[1]]]
-    """
-    if logits.shape[-1] == 1:
-        return (logits[..., 0] > 0).astype(jnp.int32)
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-
-
-def _count(labels: Array, predictions: Array, ignore_index: int, size: int) -> Array:
-    """`[N, K, K]` uint32: the pixels of each image, of each true class, predicted as each class."""
-    labels, predictions = (x.astype(jnp.int32).reshape(len(x), -1) for x in (labels, predictions))
-    valid = (labels != ignore_index) & (labels >= 0) & (labels < size)
-    valid &= (predictions >= 0) & (predictions < size)
-    labels, predictions = jnp.where(valid, labels, size), jnp.where(valid, predictions, 0)
-    scatter, product = (
-        functools.partial(function, size=size)
-        for function in (_count_by_scatter, _count_by_product)
-    )
-    return jax.lax.platform_dependent(labels, predictions, tpu=product, default=scatter)
-
-
-def _count_by_scatter(labels: Array, predictions: Array, *, size: int) -> Array:
-    """Adds one to the cell of each pixel: 3 ns a pixel on a CPU for any number of classes."""
-
-    def count(cells: Array) -> Array:
-        return jnp.zeros(size * size, jnp.uint32).at[cells].add(1, mode="drop")
-
-    return jax.vmap(count)(labels * size + predictions).reshape(-1, size, size)
-
-
-def _count_by_product(labels: Array, predictions: Array, *, size: int) -> Array:
-    """Multiplies one-hot matrices: for TPUs, which scatter one element at a time.
-
-    Products of ones and zeros are exact in bfloat16 and their sums in float32, below 2**24; blocks bound the memory.
-    """
-    pixels = labels.shape[1]
-    blocks = -(-pixels // _BLOCK)
-    padding = ((0, 0), (0, blocks * _BLOCK - pixels))
-    labels, predictions = (
-        jnp.pad(x, padding, constant_values=size).reshape(len(x), blocks, _BLOCK).swapaxes(0, 1)
-        for x in (labels, predictions)
-    )
-
-    def add(counts: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
-        true, predicted = (jax.nn.one_hot(x, size, dtype=jnp.bfloat16) for x in block)
-        new = jnp.einsum("npk,npl->nkl", true, predicted, preferred_element_type=jnp.float32)
-        return counts + new.astype(jnp.uint32), None
-
-    zero = jnp.zeros((labels.shape[1], size, size), jnp.uint32)
-    return jax.lax.scan(add, zero, (labels, predictions))[0]
-
-
-def _limbs(counts: Array) -> Array:
-    """`[K, K, 3]`: the sum of `[N, K, K]` uint32 over images and devices, exact for fewer than 2**16 of them."""
-    low, high = collective.psum(
-        ((counts & 0xFFFF).sum(0, dtype=jnp.uint32), (counts >> 16).sum(0, dtype=jnp.uint32))
-    )
-    first = (low & _LIMB) + ((high & 0xFF) << 16)
-    return _carry(jnp.stack([first, (low >> _BITS) + (high >> 8), jnp.zeros_like(low)], axis=-1))
-
-
-def _carry(limbs: Array) -> Array:
-    """Limbs below 2**24 again, the last excepted, of the same sum."""
-    low, middle, high = limbs[..., 0], limbs[..., 1], limbs[..., 2]
-    middle += low >> _BITS
-    return jnp.stack([low & _LIMB, middle & _LIMB, high + (middle >> _BITS)], axis=-1)
+    labels = as_int32(labels, "labels")
+    predictions = as_int32(predictions, "predictions")
+    valid = counted(labels, ignore_index, size) & (predictions >= 0) & (predictions < size)
+    return jnp.where(valid, labels * size + predictions, size * size)

@@ -1,73 +1,48 @@
-r"""Scores of a confusion matrix: the literature's, from the counts of the whole data set.
+r"""Scores of each class, from counts of the whole data set, and the means of them that papers report.
 
-With $T_c$ the pixels whose truth is class c, $P_c$ those predicted as c, and $C_c$ those that are both:
+With the true and false positives and negatives of class c ($\mathrm{tp}_c$, ...), one class against all others:
 
-| score | of a class | over classes |
-|---|---|---|
-| accuracy (recall) | $C_c / T_c$ | mean over the classes with $T_c > 0$ |
-| IoU (Jaccard index) | $C_c / (T_c + P_c - C_c)$ | mean over the classes with $T_c + P_c > 0$ |
-| Dice (F1) | $2 C_c / (T_c + P_c)$ | mean over the classes with $T_c + P_c > 0$ |
+| score | of a class |
+|---|---|
+| `iou` (Jaccard index) | tp / (tp + fp + fn) |
+| `dice` (F1) | 2 tp / (2 tp + fp + fn) |
+| `precision` | tp / (tp + fp) |
+| `recall` (accuracy of a class, sensitivity) | tp / (tp + fn) |
+| `specificity` | tn / (tn + fp) |
 
 A class that the formula says nothing about (0 / 0) is *absent*: not-a-number by itself, left out of every mean, neither
 1 nor 0. A class without truth that was predicted somewhere is not absent: its IoU is 0. One confusion matrix is summed
 over the data set first and scored once; means over images or batches of such scores are other numbers.
 
-Each function takes a `ConfusionMatrix`, or `[K, K]` counts with the truth in rows. NumPy counts are scored in float64 on
-the host, with a NumPy result; anything else on the device, under jit too, in float32 (float64 under x64). With one
-sigmoid there are two classes, background and foreground, and means are over both.
+Each function takes a `ConfusionMatrix`, `MultilabelCounts`, `Outcomes`, or `[K, K]` integer counts with the truth in
+rows. NumPy counts (and pytrees that `jax.device_get` brought to the host) are scored in float64 on the host, with a
+NumPy result; anything else on the device, under jit too, in float32 (float64 under x64). With one sigmoid there are two
+classes, background and foreground, and means are over both. Counts with leading axes, such as of
+`ConfusionMatrix.per_image`, give scores with leading axes.
 """
 
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.errors import InputError
-from jaxseg.metrics.confusion import ConfusionMatrix
+from jaxseg.metrics import integers
+from jaxseg.metrics.multilabel import MultilabelCounts
+from jaxseg.metrics.outcomes import Counts, Outcomes, marginals, outcomes, tables
 from jaxseg.typing import Array
 
-Counts = ConfusionMatrix | Array | np.ndarray
 Score = Array | np.ndarray
-
-
-def pixel_accuracy(counts: Counts) -> Score:
-    r"""The share of pixels that are right: $\sum_c C_c / \sum_c T_c$; not-a-number without pixels.
-
-    Args:
-        counts: A `ConfusionMatrix`, or `[K, K]` counts.
-
-    Returns:
-        A scalar.
-
-    >>> float(pixel_accuracy(np.array([[3, 1], [0, 4]])))
-    0.875
-    """
-    true, _, right = _marginals(counts)
-    return _ratio(right.sum(), true.sum())
-
-
-def mean_accuracy(counts: Counts) -> Score:
-    r"""The mean over classes with truth of the share of their pixels that are right, $C_c / T_c$.
-
-    Args:
-        counts: A `ConfusionMatrix`, or `[K, K]` counts.
-
-    Returns:
-        A scalar; not-a-number without pixels.
-
-    >>> float(mean_accuracy(np.array([[3, 1], [0, 4]])))
-    0.875
-    """
-    true, _, right = _marginals(counts)
-    return _mean(_ratio(right, true))
+ScoreFn = Callable[[Any], Any]
+"""A score of each class: a function from counts to `[..., K]`."""
 
 
 def iou(counts: Counts) -> Score:
-    r"""The intersection over union of each class, $C_c / (T_c + P_c - C_c)$.
+    r"""The intersection over union of each class, $\mathrm{tp} / (\mathrm{tp} + \mathrm{fp} + \mathrm{fn})$.
 
     Args:
-        counts: A `ConfusionMatrix`, or `[K, K]` counts.
+        counts: Counts of any kind.
 
     Returns:
         `[K]`; not-a-number for classes that are neither in the truth nor in the predictions.
@@ -75,15 +50,194 @@ def iou(counts: Counts) -> Score:
     >>> iou(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).tolist()
     [0.75, 0.8, nan]
     """
-    true, predicted, right = _marginals(counts)
-    return _ratio(right, true + predicted - right)
+    tp, fp, fn, _ = outcomes(counts)
+    return ratio(tp, tp + fp + fn)
+
+
+def dice(counts: Counts) -> Score:
+    r"""The Dice coefficient (F1 score) of each class, $2\, \mathrm{tp} / (2\, \mathrm{tp} + \mathrm{fp} + \mathrm{fn})$.
+
+    Args:
+        counts: Counts of any kind.
+
+    Returns:
+        `[K]`; not-a-number for classes that are neither in the truth nor in the predictions.
+
+    >>> dice(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4).tolist()
+    [0.8571, 0.8889, nan]
+    """
+    return f_beta(counts, beta=1.0)
+
+
+def f_beta(counts: Counts, *, beta: float) -> Score:
+    r"""The F-beta score of each class: the harmonic mean of precision and recall, with recall $\beta^2$ times as heavy.
+
+    $$ F_\beta = \frac{(1 + \beta^2)\, \mathrm{tp}}{(1 + \beta^2)\, \mathrm{tp} + \beta^2\, \mathrm{fn} + \mathrm{fp}} $$
+
+    Args:
+        counts: Counts of any kind.
+        beta: How many times as important recall is as precision, 0 or more; 1 gives `dice`.
+
+    Returns:
+        `[K]`; not-a-number for classes that are neither in the truth nor in the predictions.
+
+    Raises:
+        InputError: `beta` is negative or not finite.
+
+    >>> f_beta(np.array([[3, 1], [0, 4]]), beta=2.0).round(4).tolist()
+    [0.7895, 0.9524]
+
+    References:
+        van Rijsbergen, Information Retrieval, 1979 (second edition), chapter 7.
+    """
+    if not 0 <= beta < float("inf"):
+        raise InputError(f"beta is {beta}, it is finite and not negative")
+    tp, fp, fn, _ = outcomes(counts)
+    square = beta * beta
+    return ratio((1 + square) * tp, (1 + square) * tp + square * fn + fp)
+
+
+def precision(counts: Counts) -> Score:
+    r"""The share of the pixels predicted as a class that are of it, $\mathrm{tp} / (\mathrm{tp} + \mathrm{fp})$.
+
+    Args:
+        counts: Counts of any kind.
+
+    Returns:
+        `[K]`; not-a-number for classes that were never predicted, also where they are in the truth. Equal to
+        scikit-learn's with `zero_division=np.nan`.
+
+    >>> precision(np.array([[3, 1, 0], [0, 4, 0], [0, 2, 0]])).round(4).tolist()
+    [1.0, 0.5714, nan]
+    """
+    tp, fp, _, _ = outcomes(counts)
+    return ratio(tp, tp + fp)
+
+
+def recall(counts: Counts) -> Score:
+    r"""The share of the pixels of a class that were found, $\mathrm{tp} / (\mathrm{tp} + \mathrm{fn})$: its accuracy.
+
+    Args:
+        counts: Counts of any kind.
+
+    Returns:
+        `[K]`; not-a-number for classes that are not in the truth.
+
+    >>> recall(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).tolist()
+    [0.75, 1.0, nan]
+    """
+    tp, _, fn, _ = outcomes(counts)
+    return ratio(tp, tp + fn)
+
+
+def specificity(counts: Counts) -> Score:
+    r"""The share of the pixels of other classes that were left alone, $\mathrm{tn} / (\mathrm{tn} + \mathrm{fp})$.
+
+    Args:
+        counts: Counts of any kind.
+
+    Returns:
+        `[K]`; not-a-number where every pixel is of the class.
+
+    >>> specificity(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).tolist()
+    [1.0, 0.75, 1.0]
+    """
+    _, fp, _, tn = outcomes(counts)
+    return ratio(tn, tn + fp)
+
+
+def macro(score: ScoreFn, counts: Counts) -> Score:
+    r"""The mean of a score over the classes that have one.
+
+    Args:
+        score: Such as `iou`; options are bound before, `functools.partial(f_beta, beta=2.0)`.
+        counts: Counts of any kind that the score takes; `foreground(counts)` leaves the background out.
+
+    Returns:
+        A scalar; not-a-number where no class has the score.
+
+    >>> float(macro(precision, np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4))
+    0.9
+    """
+    return mean_of_numbers(score(outcomes(counts)))
+
+
+def micro(score: ScoreFn, counts: Counts) -> Score:
+    r"""A score of all classes taken together: true and false positives and negatives are summed over them first.
+
+    Frequent classes dominate. Where every pixel has one class, micro precision, recall and Dice are all `pixel_accuracy`.
+
+    Args:
+        score: Such as `iou`.
+        counts: Counts of any kind that the score takes.
+
+    Returns:
+        A scalar; not-a-number without pixels.
+
+    >>> float(micro(iou, np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4))
+    0.7778
+    """
+    return score(Outcomes(*(sum_in_pairs(part)[..., None] for part in outcomes(counts))))[..., 0]
+
+
+def weighted(score: ScoreFn, counts: Counts) -> Score:
+    r"""The mean of a score weighted by how frequent each class is in the truth, $\sum_c T_c s_c / \sum_c T_c$.
+
+    Args:
+        score: Such as `iou`.
+        counts: Counts of any kind that the score takes.
+
+    Returns:
+        A scalar; classes without the score are left out, of the weights too; not-a-number where none is left.
+
+    >>> float(weighted(dice, np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4))
+    0.873
+    """
+    parts = outcomes(counts)
+    return mean_of_numbers(score(parts), parts.tp + parts.fn)
+
+
+def pixel_accuracy(counts: Counts) -> Score:
+    r"""The share of pixels that are right, $\sum_c \mathrm{tp}_c / n$; of several labels a pixel, the share of right labels.
+
+    Args:
+        counts: A `ConfusionMatrix`, `MultilabelCounts`, or `[K, K]` counts.
+
+    Returns:
+        A scalar; not-a-number without pixels.
+
+    Raises:
+        InputError: For outcomes, which do not say how many pixels there were.
+
+    >>> float(pixel_accuracy(np.array([[3, 1], [0, 4]])))
+    0.875
+    """
+    right, everything = _right_of_all(tables(counts))
+    if isinstance(counts, MultilabelCounts):
+        right, everything = integers.total(right, -1), integers.total(everything, -1)
+    return ratio(integers.to_float(right), integers.to_float(everything))
+
+
+def mean_accuracy(counts: Counts) -> Score:
+    r"""The mean of `recall` over the classes with truth: mAcc, balanced accuracy.
+
+    Args:
+        counts: Counts of any kind.
+
+    Returns:
+        A scalar; not-a-number without pixels.
+
+    >>> float(mean_accuracy(np.array([[3, 1], [0, 4]])))
+    0.875
+    """
+    return macro(recall, counts)
 
 
 def mean_iou(counts: Counts) -> Score:
     r"""The mean intersection over union (mIoU) of papers: `iou` averaged over the classes that are there.
 
     Args:
-        counts: A `ConfusionMatrix`, or `[K, K]` counts, of the whole data set.
+        counts: Counts of any kind, of the whole data set.
 
     Returns:
         A scalar; not-a-number without pixels.
@@ -96,30 +250,14 @@ def mean_iou(counts: Counts) -> Score:
         Retrospective, 2015, https://doi.org/10.1007/s11263-014-0733-5; Long, Shelhamer and Darrell, Fully Convolutional
         Networks for Semantic Segmentation, 2015, https://arxiv.org/abs/1411.4038. Absent classes do not occur there.
     """
-    return _mean(iou(counts))
-
-
-def dice(counts: Counts) -> Score:
-    r"""The Dice coefficient (F1 score) of each class, $2 C_c / (T_c + P_c)$.
-
-    Args:
-        counts: A `ConfusionMatrix`, or `[K, K]` counts.
-
-    Returns:
-        `[K]`; not-a-number for classes that are neither in the truth nor in the predictions.
-
-    >>> dice(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4).tolist()
-    [0.8571, 0.8889, nan]
-    """
-    true, predicted, right = _marginals(counts)
-    return _ratio(2 * right, true + predicted)
+    return macro(iou, counts)
 
 
 def mean_dice(counts: Counts) -> Score:
     """The mean of `dice` over the classes that are there.
 
     Args:
-        counts: A `ConfusionMatrix`, or `[K, K]` counts.
+        counts: Counts of any kind.
 
     Returns:
         A scalar; not-a-number without pixels.
@@ -127,54 +265,56 @@ def mean_dice(counts: Counts) -> Score:
     >>> float(mean_dice(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4))
     0.873
     """
-    return _mean(dice(counts))
+    return macro(dice, counts)
 
 
 def frequency_weighted_iou(counts: Counts) -> Score:
     r"""The mean of `iou` weighted by how frequent each class is in the truth, $\sum_c T_c\, \mathrm{IoU}_c / \sum_c T_c$.
 
     Args:
-        counts: A `ConfusionMatrix`, or `[K, K]` counts.
+        counts: Counts of any kind.
 
     Returns:
         A scalar; not-a-number without pixels.
 
     >>> float(frequency_weighted_iou(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])))
     0.775
+
+    References:
+        Long, Shelhamer and Darrell, Fully Convolutional Networks for Semantic Segmentation, 2015,
+        https://arxiv.org/abs/1411.4038
     """
-    true, predicted, right = _marginals(counts)
-    union = true + predicted - right
-    xp = _namespace(true)
-    scores = right / xp.where(union == 0, 1, union)
-    return _ratio((true * scores).sum(), true.sum())
+    return weighted(iou, counts)
 
 
-def _marginals(counts: Counts) -> tuple[Any, Any, Any]:
-    """True, predicted and right pixels of each class, `[K]` each, floating."""
-    if isinstance(counts, ConfusionMatrix):
-        counts = counts.to_float()
-    elif isinstance(counts, jax.Array):
-        counts = counts.astype(jnp.result_type(float))
-    else:
-        counts = np.asarray(counts, np.float64)
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
-        raise InputError(f"counts are [K, K] with the truth in rows, not {counts.shape}")
-    return counts.sum(1), counts.sum(0), counts.diagonal()
+@integers.compiled
+def _right_of_all(limbs: integers.Limbs) -> tuple[integers.Limbs, integers.Limbs]:
+    """How many pixels of each table are right, and how many there are."""
+    right, _, _, everything = marginals(limbs)
+    return integers.total(right, -1), everything
 
 
-def _namespace(array: Score) -> Any:
-    return np if isinstance(array, np.ndarray | np.generic) else jnp
-
-
-def _ratio(numerator: Any, denominator: Any) -> Any:
+def ratio(numerator: Any, denominator: Any) -> Any:
     """The quotient; not-a-number, without a warning, where the denominator is 0."""
-    xp = _namespace(denominator)
+    xp = integers.namespace(denominator)
     absent = denominator == 0
     return xp.where(absent, xp.nan, numerator / xp.where(absent, 1, denominator))
 
 
-def _mean(scores: Any) -> Any:
-    """The mean of the scores that are numbers."""
-    xp = _namespace(scores)
+def mean_of_numbers(scores: Any, weights: Any = None) -> Any:
+    """The mean over the last axis of the scores that are numbers, weighted by weights that are not negative."""
+    xp = integers.namespace(scores)
     present = ~xp.isnan(scores)
-    return _ratio(xp.where(present, scores, 0).sum(), present.sum().astype(scores.dtype))
+    weights = present.astype(scores.dtype) if weights is None else xp.where(present, weights, 0)
+    return ratio(sum_in_pairs(xp.where(present, scores, 0) * weights), sum_in_pairs(weights))
+
+
+def sum_in_pairs(x: Any) -> Any:
+    """The sum over the last axis, in pairs: its error hardly grows with the number of summands."""
+    if isinstance(x, np.ndarray):
+        return x.sum(-1)
+    while x.shape[-1] > 1:
+        half = -(-x.shape[-1] // 2)
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 2 * half - x.shape[-1])])
+        x = x[..., :half] + x[..., half:]
+    return x[..., 0]

@@ -11,7 +11,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxseg.errors import InputError
 from jaxseg.metrics import ConfusionMatrix, labels_from_logits
-from jaxseg.metrics.confusion import _count_by_product, _count_by_scatter
 
 SHAPE = (4, 6, 5)
 
@@ -126,17 +125,6 @@ def test_floats_are_rounded():
     assert float(matrix([[value, 0], [0, 0]]).to_float()[0, 0]) == np.float32(value)
 
 
-def test_sums_over_many_images_carry():
-    """Counts of single images, 2**32 - 1 at most, over images and devices."""
-    from jaxseg.metrics.confusion import _limbs
-
-    per_image = np.full((1000, 1, 1), 2**32 - 1, np.uint32)
-    limbs = jax.jit(_limbs)(per_image)
-    assert ConfusionMatrix(limbs).to_numpy().item() == 1000 * (2**32 - 1)
-    limbs = jax.vmap(_limbs, axis_name="data")(per_image.reshape(10, 100, 1, 1))
-    assert ConfusionMatrix(limbs[3]).to_numpy().item() == 1000 * (2**32 - 1)
-
-
 def test_is_a_pytree_that_a_scan_carries():
     labels, predictions = drawn(5)
 
@@ -175,18 +163,6 @@ def test_every_strategy_counts_each_pixel_once(strategy, devices):
     np.testing.assert_array_equal(counts.to_numpy(), expected)
 
 
-@pytest.mark.parametrize("num_classes", [2, 21])
-def test_both_ways_of_counting_agree(num_classes):
-    """40,000 pixels an image: several blocks and a part of one. A product is what TPUs do."""
-    rng = np.random.default_rng(0)
-    labels = jnp.asarray(rng.integers(0, num_classes + 1, (2, 40_000)), jnp.int32)
-    predictions = jnp.asarray(rng.integers(0, num_classes, (2, 40_000)), jnp.int32)
-    ways = (functools.partial(f, size=num_classes) for f in (_count_by_scatter, _count_by_product))
-    scatter, product = (np.asarray(jax.jit(way)(labels, predictions)) for way in ways)
-    np.testing.assert_array_equal(scatter, product)
-    assert scatter.sum() == np.sum(np.asarray(labels) < num_classes)
-
-
 def test_x64_changes_nothing():
     labels, predictions = drawn(5)
     with jax.enable_x64(True):
@@ -210,8 +186,66 @@ def test_bad_input_is_named():
         counts + ConfusionMatrix.zero(1)
 
 
-def test_labels_from_logits_are_the_most_probable_class():
-    logits = jnp.array([[[[0.1, 0.9, 0.5], [2.0, 2.0, 1.0]]]], jnp.bfloat16)
-    labels = labels_from_logits(logits)
-    assert labels.dtype == jnp.int32
-    assert labels.tolist() == [[[1, 0]]]
+def test_several_labels_may_be_ignored():
+    labels, predictions = drawn(5)
+    expected = counted(np.where(labels == 3, 255, labels), predictions, 5)
+    for ignored in ((3, 255), [255, 3], (np.int64(3), -1)):
+        counts = ConfusionMatrix.zero(5).update(
+            labels=labels, predictions=predictions, ignore_index=ignored
+        )
+        np.testing.assert_array_equal(counts.to_numpy(), expected)
+    every = ConfusionMatrix.zero(5).update(labels=labels, predictions=predictions, ignore_index=())
+    np.testing.assert_array_equal(every.to_numpy(), counted(labels, predictions, 5))
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_counts_of_single_images(num_classes):
+    labels, predictions = drawn(num_classes)
+    labels[2] = 255
+    counts = jax.jit(functools.partial(ConfusionMatrix.per_image, num_classes))(
+        labels=labels, predictions=predictions
+    )
+    expected = [counted(*pair, num_classes) for pair in zip(labels, predictions, strict=True)]
+    np.testing.assert_array_equal(counts.to_numpy(), expected)
+    assert counts.num_classes == num_classes
+    with pytest.raises(InputError, match="single images"):
+        counts.update(labels=labels, predictions=predictions)
+
+
+def test_a_thousand_classes():
+    labels, predictions = drawn(1000, dtype=np.int16, shape=(2, 100, 100))
+    counts = update()(ConfusionMatrix.zero(1000), labels, predictions)
+    np.testing.assert_array_equal(counts.to_numpy(), counted(labels, predictions, 1000))
+
+
+def test_a_thousand_classes_need_little_memory():
+    """One table for the batch, not one for each image."""
+    labels = jax.ShapeDtypeStruct((64, 32, 32), jnp.int32)
+    counts = jax.eval_shape(lambda: ConfusionMatrix.zero(1000))
+    memory = update().lower(counts, labels, labels).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 5 * 1000 * 1000 * 4
+
+
+tables = st.lists(st.integers(0, 3), min_size=5, max_size=5).filter(
+    lambda table: set(table) == set(range(max(table) + 1))
+)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(table=tables, seed=st.integers(0, 99))
+def test_merging_counts_is_counting_merged_labels(table, seed):
+    labels, predictions = drawn(5, seed)
+    counts = update()(ConfusionMatrix.zero(5), labels, predictions).merge(table)
+    merged = [np.array([*table, *[255] * 251])[x] for x in (labels, predictions)]
+    np.testing.assert_array_equal(counts.to_numpy(), counted(*merged, max(table) + 1))
+
+
+def test_merging_is_exact_at_any_size():
+    merged = matrix([[2**61, 1, 5], [2**61, 2**53, 0], [3, 1, 2**53]]).merge((0, 1, 1))
+    assert merged.to_numpy().tolist() == [[2**61, 6], [2**61 + 3, 2**54 + 1]]
+
+
+@pytest.mark.parametrize("table", [(0, 1), (0, 2, 2), (1, 1, 1), (0, 1, -1), (0.0, 1.0, 1.0)])
+def test_tables_that_name_no_classes_are_refused(table):
+    with pytest.raises(InputError, match="new class for each of 3"):
+        ConfusionMatrix.zero(3).merge(table)

@@ -1,0 +1,113 @@
+"""True and false positives and negatives of each class, which is all that most scores are made of."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxseg.errors import InputError
+from jaxseg.metrics import integers
+from jaxseg.metrics.confusion import ConfusionMatrix
+from jaxseg.metrics.multilabel import MultilabelCounts
+from jaxseg.typing import Array
+
+
+class Outcomes(NamedTuple):
+    """How the pixels of each class came out, one class against all others: floats `[..., K]`.
+
+    Each is an exact whole number that is rounded once. No score subtracts them from each other, which is why float32
+    is enough for scores of any number of pixels.
+
+    Attributes:
+        tp: True positives: pixels of the class that were predicted as it.
+        fp: False positives: pixels of other classes that were predicted as it.
+        fn: False negatives: pixels of the class that were predicted as another.
+        tn: True negatives: pixels of other classes that were predicted as others.
+    """
+
+    tp: Any
+    fp: Any
+    fn: Any
+    tn: Any
+
+
+Counts = ConfusionMatrix | MultilabelCounts | Outcomes | Array | np.ndarray
+"""What scores take; plain arrays are `[K, K]`, integers, with the truth in rows."""
+
+
+def outcomes(counts: Counts) -> Outcomes:
+    """True and false positives and negatives of each class.
+
+    Args:
+        counts: A `ConfusionMatrix`, `MultilabelCounts`, `[K, K]` counts, or outcomes, which are returned as they are.
+
+    Returns:
+        `[..., K]` each: float32 on the device (float64 under x64); float64 on the host, for NumPy counts.
+
+    Raises:
+        InputError: Arrays that are not `[K, K]` or not of whole numbers.
+
+    >>> outcomes(np.array([[3, 1, 0], [0, 4, 0], [1, 0, 1]])).fp.tolist()
+    [1.0, 1.0, 0.0]
+    """
+    if isinstance(counts, Outcomes):
+        return counts
+    of = _of_tables if isinstance(counts, MultilabelCounts) else _of_matrix
+    return Outcomes(*of(tables(counts)))
+
+
+def foreground(counts: Counts) -> Outcomes:
+    """The outcomes of every class but the first, the background: for means over the others.
+
+    >>> foreground(np.array([[3, 1, 0], [0, 4, 0], [1, 0, 1]])).tp.tolist()
+    [4.0, 1.0]
+    """
+    return Outcomes(*(part[..., 1:] for part in outcomes(counts)))
+
+
+def tables(counts: Counts) -> integers.Limbs:
+    """Exact tables of truth against prediction, `[..., T, T, 3]` limbs: one, or one for each class of several labels.
+
+    Raises:
+        InputError: Arrays that are not `[K, K]` or not of whole numbers, and outcomes.
+    """
+    if isinstance(counts, ConfusionMatrix | MultilabelCounts):
+        return counts.limbs
+    if isinstance(counts, Outcomes):
+        raise InputError("this score needs whole tables, not the outcomes of each class alone")
+    array = counts if isinstance(counts, jax.Array) else np.asarray(counts)
+    if array.ndim != 2 or array.shape[0] != array.shape[1]:
+        raise InputError(f"counts are [K, K] with the truth in rows, not {array.shape}")
+    if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+        if not ((np.abs(array) < 2.0**63) & (array == np.floor(array))).all():
+            raise InputError(
+                "counts are whole numbers of pixels; those of a normalised matrix have other scores"
+            )
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise InputError(f"counts are whole numbers of pixels, not {array.dtype}")
+    if isinstance(array, np.ndarray) and array.size and array.min() < 0:
+        raise InputError(f"counts are not negative, one is {array.min()}")
+    return integers.from_counts(array)
+
+
+def marginals(limbs: integers.Limbs) -> tuple[Any, Any, Any, Any]:
+    """Right, true and predicted pixels of each class, `[..., T, 3]` limbs, and all pixels, `[..., 3]`."""
+    namespace = integers.namespace(limbs)
+    right = namespace.moveaxis(namespace.diagonal(limbs, axis1=-3, axis2=-2), -2, -1)
+    true, predicted = integers.total(limbs, -1), integers.total(limbs, -2)
+    return right, true, predicted, integers.total(true, -1)
+
+
+@integers.compiled
+def _of_matrix(limbs: integers.Limbs) -> tuple[Any, ...]:
+    tp, true, predicted, everything = marginals(limbs)
+    fp, fn = integers.subtract(predicted, tp), integers.subtract(true, tp)
+    tn = integers.subtract(everything[..., None, :], integers.add(true, fp))
+    return tuple(integers.to_float(part) for part in (tp, fp, fn, tn))
+
+
+@integers.compiled
+def _of_tables(limbs: integers.Limbs) -> tuple[Any, ...]:
+    tn, fp, fn, tp = (integers.to_float(limbs[..., i, j, :]) for i in range(2) for j in range(2))
+    return tp, fp, fn, tn

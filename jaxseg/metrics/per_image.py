@@ -1,0 +1,249 @@
+r"""Means over images of the scores of single images: different numbers, each of which someone calls IoU or Dice.
+
+With $s_{ic}$ the score of class c in image i, not-a-number where it is absent there (0 / 0), and means over numbers only:
+
+| function | is | reported by |
+|---|---|---|
+| `class_means` | $\bar s_c = \mathrm{mean}_i\, s_{ic}$ | nnU-Net, of each class; torchmetrics' `segmentation.MeanIoU(per_class=True)` |
+| `macro_imagewise` | $\mathrm{mean}_c\, \bar s_c$ | smp, `"macro-imagewise"`; nnU-Net, as `foreground_per_case` |
+| `weighted_imagewise` | $\sum_c w_c \bar s_c / \sum_c w_c$ | smp, `"weighted-imagewise"`, there divided by K once more |
+| `mean_of_image_means` | $\mathrm{mean}_i\, \mathrm{mean}_c\, s_{ic}$ | MONAI, `MeanIoU` and `DiceMetric`; torchmetrics' functional `mean_iou`, averaged |
+| `mean_of_pairs` | the mean over all $(i, c)$ that are numbers | torchmetrics' `segmentation.MeanIoU` |
+| `micro_imagewise` | $\mathrm{mean}_i$ of the score of all classes together | smp, `"micro-imagewise"` |
+
+None of them is the mIoU of papers on street scenes or objects, which sums one confusion matrix over the data set. An
+image without pixels that count is not part of any mean: padding changes nothing. How peers treat absent classes differs:
+smp writes 1 for them unless told otherwise, MONAI leaves out every class without truth, predicted or not, and nnU-Net and
+torchmetrics leave them out as here.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg import collective
+from jaxseg.errors import InputError
+from jaxseg.metrics.outcomes import Counts, outcomes
+from jaxseg.metrics.scores import Score, ScoreFn, macro, mean_of_numbers, micro, ratio
+from jaxseg.typing import Array
+
+
+@flax.struct.dataclass
+class RunningMean:
+    """The mean over images of values of single images: a pytree for a pass over a data set.
+
+    Values that are not-a-number are left out. Rounding errors do not add up: what a sum has lost is kept beside it.
+
+    Attributes:
+        sums: `[2, ...]`: the sum of the values that are numbers, and what its rounding has lost (Knuth's two-sum).
+        numbers: `[...]` int32: how many there were.
+
+    >>> mean = RunningMean.zero().update(jnp.array([0.5, jnp.nan, 1.0]))
+    >>> float(mean.value)
+    0.75
+    """
+
+    sums: Array
+    numbers: Array
+
+    @classmethod
+    def zero(cls, shape: tuple[int, ...] = ()) -> "RunningMean":
+        """The mean of nothing.
+
+        Args:
+            shape: That of an image's values: `()` for one number an image, `(K,)` for one of each class.
+        """
+        return cls(jnp.zeros((2, *shape)), jnp.zeros(shape, jnp.int32))
+
+    def update(self, values: Score) -> "RunningMean":
+        """The mean of these images too: those of all devices, whatever the parallel strategy.
+
+        Args:
+            values: `[N, ...]`, floating, one row for each image, of scores or of distances.
+
+        Raises:
+            InputError: The values of an image are of another shape than those before.
+        """
+        values = jnp.asarray(values)
+        if values.shape[1:] != self.numbers.shape:
+            raise InputError(
+                f"values {values.shape} do not fit: they must be [N] and {self.numbers.shape} for an image"
+            )
+        present = ~jnp.isnan(values)
+        values = jnp.where(present, values, 0).astype(self.sums.dtype)
+        added, numbers = collective.psum(
+            (values.sum(0), present.astype(jnp.int32).sum(0, dtype=jnp.int32))
+        )
+        return self + RunningMean(jnp.stack([added, jnp.zeros_like(added)]), numbers)
+
+    def __add__(self, other: "RunningMean") -> "RunningMean":
+        """The mean of the images of both."""
+        if self.numbers.shape != other.numbers.shape:
+            raise InputError(
+                f"a mean of values {self.numbers.shape} cannot be added to one of {other.numbers.shape}"
+            )
+        (a, low_a), (b, low_b) = self.sums, other.sums
+        rounded = a + b
+        part = rounded - a
+        lost = (a - (rounded - part)) + (b - part) + (low_a + low_b)
+        finite = jnp.isfinite(rounded)
+        high = jnp.where(finite, rounded + lost, rounded)
+        low = jnp.where(finite, lost - (high - rounded), 0)
+        return RunningMean(jnp.stack([high, low]), self.numbers + other.numbers)
+
+    @property
+    def total(self) -> Array:
+        """The sum of the values, `[...]`."""
+        return self.sums[0] + self.sums[1]
+
+    @property
+    def value(self) -> Array:
+        """The mean, `[...]`; not-a-number where there was no value."""
+        return ratio(self.total, self.numbers.astype(self.sums.dtype))
+
+
+@flax.struct.dataclass
+class ImageMeans:
+    """One score of every image of a data set, in the three forms that the means of this file are made of.
+
+    Attributes:
+        classes: `[K]`, the score of each class.
+        macro: The mean over the classes of an image.
+        micro: The score of all classes of an image together.
+
+    >>> from jaxseg.metrics import ConfusionMatrix, iou
+    >>> labels, predictions = jnp.array([[[0, 0, 0, 1]], [[0, 0, 0, 0]]]), jnp.zeros((2, 1, 4), jnp.int32)
+    >>> counts = ConfusionMatrix.per_image(2, labels=labels, predictions=predictions)
+    >>> means = ImageMeans.zero(2).update(iou, counts)
+    >>> class_means(means).tolist()
+    [0.875, 0.0]
+    """
+
+    classes: RunningMean
+    macro: RunningMean
+    micro: RunningMean
+
+    @classmethod
+    def zero(cls, num_classes: int) -> "ImageMeans":
+        """Means over no image, of scores `[num_classes]`: 2 for one sigmoid."""
+        return cls(RunningMean.zero((num_classes,)), RunningMean.zero(), RunningMean.zero())
+
+    def update(self, score: ScoreFn, counts: Counts) -> "ImageMeans":
+        """The means over these images too: those of all devices, whatever the parallel strategy.
+
+        Args:
+            score: Such as `iou`, always the same.
+            counts: `[N, ...]` counts of single images, as of `ConfusionMatrix.per_image`.
+
+        Raises:
+            InputError: The counts have no axis of images, or are of another number of classes.
+        """
+        parts = outcomes(counts)
+        if parts.tp.ndim != 2:
+            raise InputError(
+                f"counts of {parts.tp.shape} classes are not those of single images, [N, K]: see per_image"
+            )
+        return ImageMeans(
+            self.classes.update(score(parts)),
+            self.macro.update(macro(score, parts)),
+            self.micro.update(micro(score, parts)),
+        )
+
+    def __add__(self, other: "ImageMeans") -> "ImageMeans":
+        """The means over the images of both."""
+        return ImageMeans(
+            self.classes + other.classes, self.macro + other.macro, self.micro + other.micro
+        )
+
+
+def class_means(means: ImageMeans) -> Array:
+    """The mean over images of the score of each class, over those where the class is in truth or prediction.
+
+    Returns:
+        `[K]`; not-a-number for classes that are in no image. nnU-Net's `mean` of its `summary.json`; torchmetrics'
+        `segmentation.MeanIoU(per_class=True)`, which says -1 instead.
+    """
+    return means.classes.value
+
+
+def macro_imagewise(means: ImageMeans) -> Array:
+    """The mean over classes of `class_means`: smp's `"macro-imagewise"`, without its 1 for what is absent.
+
+    Returns:
+        A scalar.
+    """
+    return mean_of_numbers(means.classes.value)
+
+
+def weighted_imagewise(means: ImageMeans, class_weights: Sequence[float] | Array | Any) -> Array:
+    """The weighted mean over classes of `class_means`: smp's `"weighted-imagewise"`, which is 1/K of it.
+
+    Args:
+        means: Of any number of images.
+        class_weights: `[K]`, not negative; they need not sum to 1. Those of absent classes are left out.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        InputError: There is not one weight for each class.
+    """
+    if np.shape(class_weights) != means.classes.numbers.shape:
+        raise InputError(
+            f"class_weights have shape {np.shape(class_weights)}, the classes {means.classes.numbers.shape}"
+        )
+    return mean_of_numbers(
+        means.classes.value, jnp.asarray(class_weights, means.classes.sums.dtype)
+    )
+
+
+def foreground_per_case(means: ImageMeans) -> Array:
+    """The mean over classes of `class_means`, the first class, the background, left out: nnU-Net's `foreground_mean`.
+
+    There the score is Dice and an image a case; a class that is neither in truth nor in prediction of a case has no
+    score in it.
+
+    Returns:
+        A scalar.
+
+    References:
+        Isensee, Jaeger, Kohl, Petersen and Maier-Hein, nnU-Net: a self-configuring method for deep learning-based
+        biomedical image segmentation, 2021, https://doi.org/10.1038/s41592-020-01008-z
+    """
+    return mean_of_numbers(means.classes.value[1:])
+
+
+def mean_of_image_means(means: ImageMeans) -> Array:
+    """The mean over images of each image's mean over its classes: MONAI's `reduction="mean"`.
+
+    MONAI leaves out classes without truth in an image even where they were predicted; here such a class scores 0.
+
+    Returns:
+        A scalar.
+    """
+    return means.macro.value
+
+
+def mean_of_pairs(means: ImageMeans) -> Array:
+    """The mean over every class of every image that has one: torchmetrics' `segmentation.MeanIoU`.
+
+    An image counts as often as it has classes, a class as often as it is in an image.
+
+    Returns:
+        A scalar.
+    """
+    return ratio(
+        means.classes.total.sum(), means.classes.numbers.sum().astype(means.classes.sums.dtype)
+    )
+
+
+def micro_imagewise(means: ImageMeans) -> Array:
+    """The mean over images of the score of all classes together: smp's `"micro-imagewise"`.
+
+    Returns:
+        A scalar.
+    """
+    return means.micro.value
