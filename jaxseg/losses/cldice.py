@@ -1,5 +1,6 @@
 """The soft clDice loss: the overlap of centrelines, for vessels, roads and other things whose connections matter."""
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -86,11 +87,11 @@ def soft_skeleton(x: Array, iterations: int) -> Array:
     >>> soft_skeleton(bar, 2)[0, :, 2, 0].tolist()
     [0.0, 0.0, 1.0, 0.0, 0.0]
     """
-    skeleton = jnp.maximum(x - _dilate(_erode(x)), 0)
+    skeleton = jax.nn.relu(x - _dilate(_erode(x)))
     for _ in range(iterations):
         x = _erode(x)
-        delta = jnp.maximum(x - _dilate(_erode(x)), 0)
-        skeleton = skeleton + jnp.maximum(delta - skeleton * delta, 0)
+        delta = jax.nn.relu(x - _dilate(_erode(x)))
+        skeleton = skeleton + jax.nn.relu(delta - skeleton * delta)
     return skeleton
 
 

@@ -14,6 +14,7 @@ nothing. With `per_image=False` they are sorted over the batch that is at hand: 
 device's own part, and the loss then depends on how many devices there are.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -99,7 +100,7 @@ def lovasz_hinge_loss(
         al. (see `lovasz_softmax_loss`). segmentation_models.pytorch sorts the errors of all multilabel classes together.
     """
     shares = read_shares(logits, labels, ignore_index)
-    errors = jnp.maximum(1 - shares.logits * (2 * shares.truth - 1), 0)
+    errors = jax.nn.relu(1 - shares.logits * (2 * shares.truth - 1))
     return _mean(errors, shares, class_weights, per_image, present_only)
 
 
