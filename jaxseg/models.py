@@ -175,6 +175,7 @@ def unet(
     encoder: nn.Module,
     channels: tuple[int, ...] | None = None,
     upsample: Callable[[Array, Size], Array] = nearest,
+    center: bool | None = None,
     aux_heads: int = 0,
     image_labels: int = 0,
     dtype: Any = None,
@@ -188,6 +189,7 @@ def unet(
         channels: Channels of each step of the decoder, coarse to fine, one per feature; as many as
             the encoder needs of the end of `(256, 128, 64, 32, 16)` by default.
         upsample: `upsample(x, size)`, such as `jaxseg.nn.nearest` or `jaxseg.nn.bilinear`.
+        center: Whether two convolutions come before the first step; only on a VGG by default.
         aux_heads: How many auxiliary heads (deep supervision), from the second finest step on.
         image_labels: Labels of an image classification head; 0 for none.
         dtype: Type to compute in; the encoder's by default.
@@ -216,10 +218,11 @@ def unet(
         raise InputError(
             f"aux_heads={aux_heads}: with {depth} features there can be 0 to {depth - 1}"
         )
+    center = isinstance(encoder, encoders.VGG) if center is None else center
     head = partial(Head, _at_least_one(num_classes), **types)
     return SegmentationModel(
         encoder,
-        UNet(channels, upsample, **types),
+        UNet(channels, upsample, center, **types),
         head(),
         tuple(head() for _ in range(aux_heads)),
         _image_head(image_labels, types),

@@ -16,10 +16,11 @@ def main(argv: Sequence[str]) -> int:
     """Lists what `create` knows; parameters are counted, nothing is computed."""
     parser = arguments.parser("models", "List architectures and encoders with their parameters.")
     parser.parse_args(argv)
-    table = Table("architecture", *encoders.names(), title="Parameters for 21 classes, in millions")
-    for name in models.names():
-        counts = (f"{_parameters(name, encoder) / 1e6:.1f}" for encoder in encoders.names())
-        table.add_row(name, *counts)
+    table = Table("encoder", *models.names(), title="Parameters for 21 classes, in millions")
+    for encoder in encoders.names():
+        table.add_row(
+            encoder, *(f"{_parameters(name, encoder) / 1e6:.1f}" for name in models.names())
+        )
     shown = console()
     shown.print(table)
     for name in models.names():

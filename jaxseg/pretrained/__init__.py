@@ -8,13 +8,18 @@ import jax
 import numpy as np
 
 from jaxseg.errors import InputError, unknown
-from jaxseg.pretrained import fpn, hub, resnet, unet
+from jaxseg.pretrained import fpn, hub, resnet, unet, vgg
 from jaxseg.pretrained.hub import normalization, pin
 from jaxseg.pretrained.table import Table, export, fill, leaves
 from jaxseg.typing import Variables
 
 __all__ = ["from_torch", "load", "normalization", "pin", "to_torch"]
 
+_ENCODERS = {
+    "ResNet": lambda encoder: resnet.table(encoder.depth),
+    "VGG": lambda encoder: vgg.table(encoder.convolutions, encoder.batch_norm, encoder.depth),
+}
+_STEMS = (resnet.STEM, vgg.STEM)
 _DECODERS = {"UNet": unet.TABLE, "FPN": fpn.TABLE}
 _HEADS = Table(
     (("head/conv", "segmentation_head.0"), ("image_head/dense", "classification_head.3"))
@@ -123,9 +128,9 @@ def load(model: Any, variables: Variables, name: str | os.PathLike[str]) -> dict
     source = "smp" if any(key.startswith("decoder.") for key in state_dict) else "timm"
     prefix = "encoder." if source == "smp" else ""
     in_channels = getattr(getattr(model, "encoder", model), "in_channels", 3)
-    stem = f"{prefix}conv1.weight"
-    if in_channels != 3 and stem in state_dict and state_dict[stem].shape[1] == 3:
-        state_dict[stem] = adapt_channels(state_dict[stem], in_channels)
+    for stem in (prefix + name for name in _STEMS):
+        if in_channels != 3 and stem in state_dict and state_dict[stem].shape[1] == 3:
+            state_dict[stem] = adapt_channels(state_dict[stem], in_channels)
     try:
         return from_torch(model, variables, state_dict, source=source)
     except InputError as error:
@@ -150,11 +155,13 @@ def _plan(model: Any, source: str) -> tuple[Table, str]:
         raise unknown("source", source, SOURCES)
     whole = hasattr(model, "encoder")
     encoder = model.encoder if whole else model
-    if type(encoder).__name__ != "ResNet":
+    family = type(encoder).__name__
+    if family not in _ENCODERS:
         raise InputError(
-            f"there is no table for the encoder {type(encoder).__name__}; there is one for ResNet"
+            f"there is no table for the encoder {family}; there are tables for "
+            f"{' and '.join(_ENCODERS)}"
         )
-    table = resnet.table(encoder.depth)
+    table = _ENCODERS[family](encoder)
     if not whole or source != "smp":
         return table, "encoder" if whole else ""
     decoder = type(model.decoder).__name__

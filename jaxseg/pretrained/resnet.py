@@ -2,6 +2,7 @@
 
 from jaxseg.pretrained.table import Table
 
+STEM = "conv1.weight"
 _BLOCK = r"stage(\d)_block(\d+)"
 
 

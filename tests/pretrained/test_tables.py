@@ -25,6 +25,11 @@ MODELS = [
     ("smp", jaxseg.create("fpn", encoder=SMALL, num_classes=1)),
     ("timm", encoders.resnet50(depth=2)),
     ("torchvision", SMALL),
+    (
+        "smp",
+        jaxseg.create("unet", encoder=encoders.vgg11_bn(widths=(1, 2, 3, 4, 5)), num_classes=3),
+    ),
+    ("timm", encoders.vgg16(widths=(1, 2, 3, 4, 5), depth=2)),
 ]
 
 
@@ -59,6 +64,24 @@ def test_names_and_layout(unet):
     np.testing.assert_array_equal(state_dict["decoder.blocks.4.conv2.1.weight"], scale)
     bias = variables["params"]["head"]["conv"]["bias"]
     np.testing.assert_array_equal(state_dict["segmentation_head.0.bias"], bias)
+
+
+def test_layers_of_a_vgg_are_numbered_through():
+    model = encoders.vgg13_bn(widths=(1, 2, 3, 4, 5), depth=2)
+    variables = random_like(template(model))
+    state_dict = pretrained.to_torch(model, variables, source="torchvision")
+    layers = {"conv": [0, 3, 7, 10, 14, 17], "norm": [1, 4, 8, 11, 15, 18]}
+    assert {int(name.split(".")[1]) for name in state_dict} == {*layers["conv"], *layers["norm"]}
+    block = variables["params"]["stage3_conv0"]
+    np.testing.assert_array_equal(state_dict["features.14.bias"], block["conv"]["bias"])
+    np.testing.assert_array_equal(state_dict["features.15.bias"], block["norm"]["bias"])
+    unused = {f"{name}.weight": np.zeros(1) for name in ("features.21", "classifier.0", "head.fc")}
+    again = pretrained.from_torch(model, variables, state_dict | unused, source="torchvision")
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
+    with pytest.raises(InputError, match=r"1 tensors without a variable:\n  features\.23\.weight"):
+        pretrained.from_torch(
+            model, variables, state_dict | {"features.23.weight": np.zeros(1)}, source="torchvision"
+        )
 
 
 def test_the_encoder_alone_is_filled_and_the_rest_kept(unet):

@@ -1,0 +1,28 @@
+"""Names of a VGG's weights in torchvision, timm and segmentation_models.pytorch, which agree.
+
+All three number the layers of one sequence: convolution, normalisation, ReLU, ..., max-pool.
+"""
+
+from jaxseg.pretrained.table import Table
+
+STEM = "features.0.weight"
+
+
+def table(convolutions: tuple[int, ...], batch_norm: bool, depth: int) -> Table:
+    """The table of a VGG with so many features, without the classifier and deeper stages."""
+    rules, deeper, layer = [], [], 0
+    for stage, count in enumerate(convolutions, start=1):
+        for i in range(count):
+            layers = {"conv": f"features.{layer}"}
+            layer += 1
+            if batch_norm:
+                layers["norm"] = f"features.{layer}"
+                layer += 1
+            layer += 1  # ReLU
+            if stage <= depth + 1:
+                rules += [(f"stage{stage}_conv{i}/{ours}", name) for ours, name in layers.items()]
+            else:
+                deeper += [rf"features\.{name.split('.')[1]}\..*" for name in layers.values()]
+        layer += 1  # max-pool
+    # torchvision's classifier, and timm's.
+    return Table(tuple(rules), (r"classifier\..*", r"pre_logits\..*", r"head\.fc\..*", *deeper))
