@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _ROOMS = frozenset(
     [
+        "classifiers",
         "collective",
         "data",
         "decoders",
@@ -33,6 +34,7 @@ _NAMES = {"create": "models", "Output": "typing", "Recipe": "recipe"}
 
 if typing.TYPE_CHECKING:
     from jaxseg import (
+        classifiers,
         collective,
         data,
         decoders,

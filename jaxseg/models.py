@@ -6,12 +6,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 
 from jaxseg import encoders
 from jaxseg.decoders import FCN, FPN, UNet
 from jaxseg.errors import InputError, unknown
 from jaxseg.nn import Head, ImageHead, bilinear, nearest
+from jaxseg.nn.images import checked, wide
 from jaxseg.typing import Array, Output, Size
 
 
@@ -57,14 +57,7 @@ class SegmentationModel(nn.Module):
             InputError: If images are of integer type, or do not have four axes and the encoder's
                 number of channels.
         """
-        if images.ndim != 4:
-            raise InputError(f"images of shape {images.shape}: a model takes [N, H, W, C]")
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise InputError(
-                f"images of type {images.dtype}: a model takes floating point images that are "
-                "normalised (jaxseg.data.normalize makes them of uint8 ones)"
-            )
-        images = _wide(images)  # what computes in bfloat16 casts them back
+        images = checked(images)
         size = images.shape[1], images.shape[2]
         features = self.encoder(images, train=train)
         maps = self.decoder(features, size, train=train)
@@ -76,14 +69,10 @@ class SegmentationModel(nn.Module):
             )
         logits = [self._logits(head, x, size) for head, x in zip(heads, maps, strict=False)]
         labels = self.image_head and self.image_head(features[-1], train=train)
-        return Output(logits[0], tuple(logits[1:]), None if labels is None else _wide(labels))
+        return Output(logits[0], tuple(logits[1:]), None if labels is None else wide(labels))
 
     def _logits(self, head: Callable[[Array], Array] | None, x: Array, size: Size) -> Array:
-        return self.upsample(_wide(x if head is None else head(x)), size)
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(np.promote_types(np.float32, x.dtype))
+        return self.upsample(wide(x if head is None else head(x)), size)
 
 
 _aligned = partial(bilinear, align_corners=True)

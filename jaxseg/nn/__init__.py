@@ -3,7 +3,7 @@
 from jaxseg.nn.blocks import ConvNorm, ConvReLU
 from jaxseg.nn.heads import Head, ImageHead
 from jaxseg.nn.norm import BatchNorm, GroupNorm
-from jaxseg.nn.pool import max_pool, max_pool_with_indices, max_unpool
+from jaxseg.nn.pool import adaptive_avg_pool, max_pool, max_pool_with_indices, max_unpool
 from jaxseg.nn.resize import bilinear, nearest
 from jaxseg.nn.upsample import TransposedConv, pixel_shuffle
 
@@ -15,6 +15,7 @@ __all__ = [
     "Head",
     "ImageHead",
     "TransposedConv",
+    "adaptive_avg_pool",
     "bilinear",
     "max_pool",
     "max_pool_with_indices",

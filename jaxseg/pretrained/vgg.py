@@ -5,11 +5,13 @@ All three number the layers of one sequence: convolution, normalisation, ReLU, .
 
 from jaxseg.pretrained.table import Table
 
+WITHOUT_CLASSIFIER = Table((), (r"classifier\..*", r"pre_logits\..*", r"head\.fc\..*"))
+"""What torchvision and timm have besides."""
 STEM = "features.0.weight"
 
 
 def table(convolutions: tuple[int, ...], batch_norm: bool, depth: int) -> Table:
-    """The table of a VGG with so many features, without the classifier and deeper stages."""
+    """The table of a VGG with so many features, without deeper stages."""
     rules, deeper, layer = [], [], 0
     for stage, count in enumerate(convolutions, start=1):
         for i in range(count):
@@ -24,5 +26,15 @@ def table(convolutions: tuple[int, ...], batch_norm: bool, depth: int) -> Table:
             else:
                 deeper += [rf"features\.{name.split('.')[1]}\..*" for name in layers.values()]
         layer += 1  # max-pool
-    # torchvision's classifier, and timm's.
-    return Table(tuple(rules), (r"classifier\..*", r"pre_logits\..*", r"head\.fc\..*", *deeper))
+    return Table(tuple(rules), tuple(deeper))
+
+
+def classifier(window: tuple[int, int], source: str) -> Table:
+    """The table of the dense layers, which timm keeps as convolutions, the first of that size."""
+    if source == "torchvision":
+        return Table(tuple((f"dense{i}", f"classifier.{3 * i}") for i in range(3)))
+    layers = ("pre_logits.fc1", "pre_logits.fc2", "head.fc")
+    return Table(
+        tuple((f"dense{i}", layer) for i, layer in enumerate(layers)),
+        windows=((layers[0], window), (layers[1], (1, 1))),
+    )
