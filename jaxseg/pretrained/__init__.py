@@ -177,7 +177,7 @@ def _plan(model: Any, source: str) -> tuple[Table, str]:
     table = table + _WITHOUT_CLASSIFIER[family]
     if not whole or source != "smp":
         return table, "encoder" if whole else ""
-    decoder = type(model.decoder).__name__
+    decoder = type(getattr(model, "decoder", model)).__name__
     if decoder not in _DECODERS:
         raise InputError(
             f"segmentation_models.pytorch has no {decoder}; "
