@@ -134,6 +134,14 @@ def test_every_decoder_reads_it(model, name):
     assert shapes(model, (1, 1, 1, 3), train=False)[0].logits.shape == (1, 1, 1, 3)
 
 
+@pytest.mark.parametrize(("center", "count"), [(None, 23_748_241), (False, 19_027_601)])
+def test_unet_has_a_centre_on_a_vgg_as_in_smp(center, count):
+    model = jaxseg.create("unet", encoder="vgg16", num_classes=1, center=center)
+    params = shapes(model, (1, 33, 47, 3))[1]["params"]
+    assert sum(x.size for x in jax.tree.leaves(params)) == count
+    assert ("center" in params["decoder"]) == (center is None)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
