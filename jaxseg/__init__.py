@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _ROOMS = frozenset(
     [
+        "classifiers",
         "collective",
         "data",
         "decoders",
@@ -21,6 +22,7 @@ _ROOMS = frozenset(
         "losses",
         "metrics",
         "models",
+        "networks",
         "nn",
         "pretrained",
         "recipe",
@@ -33,6 +35,7 @@ _NAMES = {"create": "models", "Output": "typing", "Recipe": "recipe"}
 
 if typing.TYPE_CHECKING:
     from jaxseg import (
+        classifiers,
         collective,
         data,
         decoders,
@@ -43,6 +46,7 @@ if typing.TYPE_CHECKING:
         losses,
         metrics,
         models,
+        networks,
         nn,
         pretrained,
         recipe,

@@ -5,13 +5,14 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
-import numpy as np
 
 from jaxseg import encoders
 from jaxseg.decoders import FCN, FPN, UNet
+from jaxseg.encoders.contract import layout, types_of
 from jaxseg.errors import InputError, unknown
+from jaxseg.networks import SegNet
 from jaxseg.nn import Head, ImageHead, bilinear, nearest
+from jaxseg.nn.images import checked, wide
 from jaxseg.typing import Array, Output, Size
 
 
@@ -31,7 +32,7 @@ class SegmentationModel(nn.Module):
     >>> model = SegmentationModel(encoders.resnet18(depth=2), UNet((32, 16)), Head(4))
     >>> def run(images):
     ...     return model.init_with_output(jax.random.key(0), images)[0]
-    >>> jax.eval_shape(run, jnp.zeros((2, 9, 13, 3))).logits.shape
+    >>> jax.eval_shape(run, jax.numpy.zeros((2, 9, 13, 3))).logits.shape
     (2, 9, 13, 4)
     """
 
@@ -57,14 +58,7 @@ class SegmentationModel(nn.Module):
             InputError: If images are of integer type, or do not have four axes and the encoder's
                 number of channels.
         """
-        if images.ndim != 4:
-            raise InputError(f"images of shape {images.shape}: a model takes [N, H, W, C]")
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise InputError(
-                f"images of type {images.dtype}: a model takes floating point images that are "
-                "normalised (jaxseg.data.normalize makes them of uint8 ones)"
-            )
-        images = _wide(images)  # what computes in bfloat16 casts them back
+        images = checked(images)
         size = images.shape[1], images.shape[2]
         features = self.encoder(images, train=train)
         maps = self.decoder(features, size, train=train)
@@ -76,14 +70,10 @@ class SegmentationModel(nn.Module):
             )
         logits = [self._logits(head, x, size) for head, x in zip(heads, maps, strict=False)]
         labels = self.image_head and self.image_head(features[-1], train=train)
-        return Output(logits[0], tuple(logits[1:]), None if labels is None else _wide(labels))
+        return Output(logits[0], tuple(logits[1:]), None if labels is None else wide(labels))
 
     def _logits(self, head: Callable[[Array], Array] | None, x: Array, size: Size) -> Array:
-        return self.upsample(_wide(x if head is None else head(x)), size)
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(np.promote_types(np.float32, x.dtype))
+        return self.upsample(wide(x if head is None else head(x)), size)
 
 
 _aligned = partial(bilinear, align_corners=True)
@@ -115,7 +105,7 @@ def fcn_32s(
 
     >>> import jax
     >>> model = fcn_32s(num_classes=21, encoder=encoders.resnet18())
-    >>> images = jax.ShapeDtypeStruct((1, 33, 64, 3), jnp.float32)
+    >>> images = jax.ShapeDtypeStruct((1, 33, 64, 3), jax.numpy.float32)
     >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
     >>> sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     11187285
@@ -163,8 +153,8 @@ def _fcn(
     dtype: Any,
     param_dtype: Any,
 ) -> SegmentationModel:
-    types = _types(encoder, dtype, param_dtype)
-    strides, _ = _layout(encoder)
+    types = types_of(encoder, dtype, param_dtype)
+    strides, _ = layout(encoder)
     decoder = FCN(_at_least_one(num_classes), stride, strides, **types)
     return SegmentationModel(encoder, decoder, None, image_head=_image_head(image_labels, types))
 
@@ -175,6 +165,7 @@ def unet(
     encoder: nn.Module,
     channels: tuple[int, ...] | None = None,
     upsample: Callable[[Array, Size], Array] = nearest,
+    center: bool | None = None,
     aux_heads: int = 0,
     image_labels: int = 0,
     dtype: Any = None,
@@ -188,6 +179,7 @@ def unet(
         channels: Channels of each step of the decoder, coarse to fine, one per feature; as many as
             the encoder needs of the end of `(256, 128, 64, 32, 16)` by default.
         upsample: `upsample(x, size)`, such as `jaxseg.nn.nearest` or `jaxseg.nn.bilinear`.
+        center: Whether two convolutions come before the first step; only on a VGG by default.
         aux_heads: How many auxiliary heads (deep supervision), from the second finest step on.
         image_labels: Labels of an image classification head; 0 for none.
         dtype: Type to compute in; the encoder's by default.
@@ -200,11 +192,11 @@ def unet(
     >>> model = unet(num_classes=12, encoder=encoders.resnet18(depth=3))
     >>> def run(images):
     ...     return model.init_with_output(jax.random.key(0), images)[0]
-    >>> jax.eval_shape(run, jnp.zeros((1, 9, 13, 3))).logits.shape
+    >>> jax.eval_shape(run, jax.numpy.zeros((1, 9, 13, 3))).logits.shape
     (1, 9, 13, 12)
     """
-    depth = len(_layout(encoder)[0])
-    types = _types(encoder, dtype, param_dtype)
+    depth = len(layout(encoder)[0])
+    types = types_of(encoder, dtype, param_dtype)
     default = (*(256,) * depth, 128, 64, 32, 16)[-depth:]
     channels = default if channels is None else tuple(channels)
     if len(channels) != depth:
@@ -216,10 +208,11 @@ def unet(
         raise InputError(
             f"aux_heads={aux_heads}: with {depth} features there can be 0 to {depth - 1}"
         )
+    center = isinstance(encoder, encoders.VGG) if center is None else center
     head = partial(Head, _at_least_one(num_classes), **types)
     return SegmentationModel(
         encoder,
-        UNet(channels, upsample, **types),
+        UNet(channels, upsample, center, **types),
         head(),
         tuple(head() for _ in range(aux_heads)),
         _image_head(image_labels, types),
@@ -259,13 +252,13 @@ def fpn(
 
     >>> import jax
     >>> model = fpn(num_classes=21, encoder=encoders.resnet18())
-    >>> images = jax.ShapeDtypeStruct((1, 33, 64, 3), jnp.float32)
+    >>> images = jax.ShapeDtypeStruct((1, 33, 64, 3), jax.numpy.float32)
     >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
     >>> sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     13049813
     """
-    _layout(encoder)
-    types = _types(encoder, dtype, param_dtype)
+    layout(encoder)
+    types = types_of(encoder, dtype, param_dtype)
     return SegmentationModel(
         encoder,
         FPN(pyramid_channels, segmentation_channels, dropout, **types),
@@ -275,35 +268,29 @@ def fpn(
     )
 
 
-def _layout(encoder: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The encoder's strides and channels, or an error that says what an encoder is."""
-    if isinstance(encoder, str):
-        raise InputError(
-            f"encoder={encoder!r}: a builder takes a module, such as "
-            f"jaxseg.encoders.create({encoder!r}); jaxseg.create takes names"
-        )
-    strides, channels = getattr(encoder, "strides", None), getattr(encoder, "channels", None)
-    if not isinstance(encoder, nn.Module) or strides is None or channels is None:
-        raise InputError(
-            f"encoder={encoder!r}: "
-            "an encoder is a Linen module with the properties strides and channels"
-        )
-    if len(strides) != len(channels) or not strides:
-        raise InputError(
-            f"the encoder has strides {tuple(strides)}, but channels {tuple(channels)}: "
-            "one of each per feature"
-        )
-    return tuple(strides), tuple(channels)
+def segnet(
+    *, num_classes: int, encoder: nn.Module, dtype: Any = None, param_dtype: Any = None
+) -> SegNet:
+    """SegNet: a VGG and its mirror image, which unpools to the places of the encoder's maxima.
 
+    Args:
+        num_classes: Channels of the logits; 1 stands for one sigmoid.
+        encoder: A VGG of full depth and stride; the paper's is `encoders.vgg16_bn()`.
+        dtype: Type to compute in; the encoder's by default.
+        param_dtype: Type of parameters; the encoder's by default.
 
-def _types(encoder: Any, dtype: Any, param_dtype: Any) -> dict[str, Any]:
-    """The types to build with: those that were asked for, else the encoder's."""
-    return {
-        "dtype": getattr(encoder, "dtype", None) if dtype is None else dtype,
-        "param_dtype": getattr(encoder, "param_dtype", jnp.float32)
-        if param_dtype is None
-        else param_dtype,
-    }
+    Raises:
+        InputError: If the encoder has no places to unpool to.
+
+    >>> import jax
+    >>> model = segnet(num_classes=11, encoder=encoders.vgg16_bn())
+    >>> images = jax.ShapeDtypeStruct((1, 360, 480, 3), jax.numpy.float32)
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    >>> sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))  # 29.45 million in the paper
+    29449355
+    """
+    layout(encoder)
+    return SegNet(encoder, _at_least_one(num_classes), **types_of(encoder, dtype, param_dtype))
 
 
 def _at_least_one(num_classes: int) -> int:
@@ -318,12 +305,13 @@ def _image_head(labels: int, types: dict[str, Any]) -> ImageHead | None:
     return ImageHead(labels, **types) if labels else None
 
 
-_BUILDERS: dict[str, Callable[..., SegmentationModel]] = {
+_BUILDERS: dict[str, Callable[..., Any]] = {
     "fcn_32s": fcn_32s,
     "fcn_16s": fcn_16s,
     "fcn_8s": fcn_8s,
     "unet": unet,
     "fpn": fpn,
+    "segnet": segnet,
 }
 
 
@@ -338,7 +326,7 @@ def names() -> list[str]:
     """The names that `create` knows.
 
     >>> names()
-    ['fcn_32s', 'fcn_16s', 'fcn_8s', 'unet', 'fpn']
+    ['fcn_32s', 'fcn_16s', 'fcn_8s', 'unet', 'fpn', 'segnet']
     """
     return list(_BUILDERS)
 
@@ -350,7 +338,7 @@ def create(
     num_classes: int,
     encoder_options: Mapping[str, Any] | None = None,
     **options: Any,
-) -> SegmentationModel:
+) -> Any:
     """A model by name, for the command line and configuration files.
 
     Args:
@@ -364,7 +352,7 @@ def create(
             `param_dtype` too.
 
     Returns:
-        The Linen module.
+        The Linen module: a `SegmentationModel`, or a network of `jaxseg.networks`.
 
     Raises:
         InputError: If a name or an option is not known, or an option's value does not do.

@@ -22,7 +22,9 @@ ARROWS = {
     "nn": BASE,
     "encoders": {*BASE, "nn"},
     "decoders": {*BASE, "nn"},
-    "models": {*BASE, "nn", "encoders", "decoders"},
+    "networks": {*BASE, "nn"},
+    "models": {*BASE, "nn", "encoders", "decoders", "networks"},
+    "classifiers": {*BASE, "nn", "encoders"},
     "losses": {*BASE, "nn.resize", "distance"},
     "metrics": {*BASE, "nn.resize", "distance"},
     "data": {*BASE, "nn.resize"},
@@ -174,7 +176,7 @@ tops = lambda: {name.split(".")[0] for name in sys.modules}
 before = tops()
 import jaxseg
 assert not [name for name in sys.modules if name.startswith("jaxseg.")], "rooms are loaded lazily"
-for name in "collective errors typing nn encoders decoders models losses metrics train inference".split():
+for name in "collective errors typing nn encoders decoders networks models classifiers losses metrics train inference".split():
     getattr(jaxseg, name)
 print(sorted(tops() - before - sys.stdlib_module_names - {"jaxseg"}))
 """

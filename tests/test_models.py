@@ -12,15 +12,18 @@ from jaxseg.decoders import FPN
 from jaxseg.errors import InputError
 from jaxseg.nn import Head, bilinear
 
-NETWORKS = {  # parameters with ResNet-34 and one class; those of U-Net and FPN are smp's
+NETWORKS = {  # parameters with ResNet-34 (SegNet: VGG-16) and one class; those of U-Net and FPN are smp's
     "fcn_32s": 21_284_672 + 512 + 1,
     "fcn_16s": 21_284_672 + 512 + 256 + 2 + 16,
     "fcn_8s": 21_284_672 + 512 + 256 + 128 + 3 + 32,
     "unet": 24_436_369,
     "fpn": 23_155_393,
+    "segnet": 29_443_585,
 }
-RUN = ("fcn_8s", "unet", "fpn")
-"""Those that are run, on a ResNet of one block per stage; shapes are enough for the others."""
+RUN = ("fcn_8s", "unet", "fpn", "segnet")
+"""Those that are run, on an encoder of one block per stage; shapes are enough for the others."""
+ON_VGG = ("segnet",)
+ON_ANY_ENCODER = tuple(name for name in NETWORKS if name not in ON_VGG)
 SIZE = (33, 47)
 CLASSES = 3
 
@@ -46,7 +49,8 @@ class OwnEncoder(nn.Module):
         return tuple(features)
 
 
-def create(name, encoder="resnet18", num_classes=CLASSES, **options):
+def create(name, encoder=None, num_classes=CLASSES, **options):
+    encoder = encoder or ("vgg11_bn" if name in ON_VGG else "resnet18")
     return jaxseg.create(name, encoder=encoder, num_classes=num_classes, **options)
 
 
@@ -77,7 +81,10 @@ def fast_jit(function):
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def small(**fields):
+def small(name="unet", **fields):
+    """The smallest encoder that the network stands on."""
+    if name in ON_VGG:
+        return encoders.VGG((1, 1, 1, 1, 1), True, (8, 12, 16, 20, 24), **fields)
     return encoders.ResNet((1, 1, 1, 1), **fields)
 
 
@@ -85,7 +92,7 @@ class Subject:
     """One network with random variables, images, and what its compiled functions make of them."""
 
     def __init__(self, name):
-        self.name, self.model = name, create(name, small())
+        self.name, self.model = name, create(name, small(name))
         self.variables = random_variables(shapes(self.model)[1])
         self.images = jnp.asarray(np.random.default_rng(1).normal(size=(2, *SIZE, 3)), jnp.float32)
         self.logits = fast_jit(self.model.apply)(self.variables, self.images).logits
@@ -117,8 +124,10 @@ def test_output(subject):
 
 def test_gradient_reaches_every_parameter(subject):
     for path, gradient in jax.tree_util.tree_leaves_with_path(subject.gradients):
+        *_, module, leaf = (key.key for key in path)
+        before_norm = (module, leaf) == ("conv", "bias")  # the batch's mean takes it away
         assert np.isfinite(gradient).all(), path
-        assert np.abs(gradient).max() > 0, path
+        assert before_norm or np.abs(gradient).max() > 0, path
 
 
 def test_training_changes_batch_statistics_alone(subject):
@@ -140,7 +149,9 @@ def test_an_image_alone_and_without_jit_gives_the_same(subject):
 
 
 def test_bfloat16_is_near_float32(subject):
-    model = create(subject.name, small(dtype=jnp.bfloat16))
+    if subject.name == "segnet":
+        pytest.skip("rounding moves maxima; tests/networks compares with the same places")
+    model = create(subject.name, small(subject.name, dtype=jnp.bfloat16))
     output = fast_jit(model.apply)(subject.variables, subject.images)
     assert output.logits.dtype == jnp.float32
     error = output.logits - subject.logits
@@ -149,7 +160,7 @@ def test_bfloat16_is_near_float32(subject):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_number_of_parameters(name):
-    _, variables = shapes(create(name, "resnet34", 1))
+    _, variables = shapes(create(name, "vgg16_bn" if name in ON_VGG else "resnet34", 1))
     assert sum(x.size for x in jax.tree.leaves(variables["params"])) == NETWORKS[name]
 
 
@@ -157,10 +168,10 @@ def test_number_of_parameters(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_any_size_batch_channels_and_classes(name, train):
     for size in [(1, 1), (1, 50), (64, 96), (65, 63)]:
-        output, _ = shapes(create(name, small(), 1), (1, *size, 3), train=train)
+        output, _ = shapes(create(name, small(name), 1), (1, *size, 3), train=train)
         assert output.logits.shape == (1, *size, 1)
     for channels in (1, 12):
-        output, _ = shapes(create(name, small(in_channels=channels)), (3, 9, 8, channels))
+        output, _ = shapes(create(name, small(name, in_channels=channels)), (3, 9, 8, channels))
         assert output.logits.shape == (3, 9, 8, CLASSES)
 
 
@@ -184,12 +195,12 @@ def test_any_depth_and_output_stride(name, options):
     assert output.logits.shape == (1, *SIZE, CLASSES)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ON_ANY_ENCODER)
 def test_on_bottlenecks(name):
     assert shapes(create(name, "resnet50"))[0].logits.shape == (1, *SIZE, CLASSES)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ON_ANY_ENCODER)
 def test_ones_own_encoder(name):
     model = create(name, OwnEncoder())
     variables = random_variables(shapes(model)[1])
@@ -304,6 +315,12 @@ def test_float64():
             "FCN-8s sums features of strides 8, 16, 32",
         ),
         (lambda: create("fcn_32s", encoder_options={"depth": 4}), "the encoder's are 2, 4, 8, 16"),
+        (lambda: create("segnet", "resnet18"), "the encoder is a ResNet: SegNet unpools"),
+        (
+            lambda: create("segnet", encoder_options={"output_stride": 16}),
+            "depth=5 and output_stride=16",
+        ),
+        (lambda: create("segnet", encoder_options={"depth": 4}), "the encoder has depth=4"),
         (lambda: models.unet(num_classes=2, encoder="resnet18"), "a builder takes a module"),
     ],
 )
@@ -342,6 +359,5 @@ def test_too_many_auxiliary_heads_are_named():
 def test_names():
     assert models.names() == list(NETWORKS)
     for name in models.names():
-        assert create(name) == getattr(models, name)(
-            num_classes=CLASSES, encoder=encoders.resnet18()
-        )
+        encoder = encoders.vgg11_bn() if name in ON_VGG else encoders.resnet18()
+        assert create(name) == getattr(models, name)(num_classes=CLASSES, encoder=encoder)

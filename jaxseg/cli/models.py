@@ -10,16 +10,16 @@ from rich.table import Table
 from jaxseg import encoders, models
 from jaxseg.cli import arguments
 from jaxseg.cli.progress import console
+from jaxseg.errors import InputError
 
 
 def main(argv: Sequence[str]) -> int:
     """Lists what `create` knows; parameters are counted, nothing is computed."""
     parser = arguments.parser("models", "List architectures and encoders with their parameters.")
     parser.parse_args(argv)
-    table = Table("architecture", *encoders.names(), title="Parameters for 21 classes, in millions")
-    for name in models.names():
-        counts = (f"{_parameters(name, encoder) / 1e6:.1f}" for encoder in encoders.names())
-        table.add_row(name, *counts)
+    table = Table("encoder", *models.names(), title="Parameters for 21 classes, in millions")
+    for encoder in encoders.names():
+        table.add_row(encoder, *(_millions(name, encoder) for name in models.names()))
     shown = console()
     shown.print(table)
     for name in models.names():
@@ -29,8 +29,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parameters(name: str, encoder: str) -> int:
-    model = models.create(name, encoder=encoder, num_classes=21)
+def _millions(name: str, encoder: str) -> str:
+    """Parameters in millions, or a dash where the architecture does not stand on the encoder."""
+    try:
+        model = models.create(name, encoder=encoder, num_classes=21)
+    except InputError:
+        return "-"
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    return f"{sum(leaf.size for leaf in jax.tree.leaves(shapes['params'])) / 1e6:.1f}"

@@ -22,6 +22,7 @@ class UNet(nn.Module):
     Attributes:
         channels: Channels of each step, coarse to fine, one step per feature.
         upsample: `upsample(x, size)` on `[N, H, W, C]`.
+        center: Whether two more convolutions come first, on the coarsest feature.
         dtype: Type to compute in; that of features and parameters by default.
         param_dtype: Type of parameters and running statistics.
 
@@ -39,6 +40,7 @@ class UNet(nn.Module):
 
     channels: tuple[int, ...] = (256, 128, 64, 32, 16)
     upsample: Callable[[Array, Size], Array] = nearest
+    center: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -53,14 +55,15 @@ class UNet(nn.Module):
                 f"channels={tuple(self.channels)}: one number per feature is needed"
             )
         *skips, x = promote_dtype(*features, dtype=self.dtype)
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        if self.center:
+            x = DoubleConv(x.shape[-1], name="center", **types)(x, train=train)
         maps = []
         for i, channels in enumerate(self.channels):
             skip = skips.pop() if skips else None
             x = self.upsample(x, size if skip is None else (skip.shape[1], skip.shape[2]))
             x = x if skip is None else jnp.concatenate([x, skip], axis=-1)
-            x = DoubleConv(
-                channels, dtype=self.dtype, param_dtype=self.param_dtype, name=f"block{i}"
-            )(x, train=train)
+            x = DoubleConv(channels, name=f"block{i}", **types)(x, train=train)
             maps.append(x)
         return tuple(reversed(maps))
 

@@ -8,13 +8,25 @@ works in every model.
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
+from jaxseg.encoders.contract import Encoder
 from jaxseg.encoders.resnet import ResNet, resnet18, resnet34, resnet50, resnet101, resnet152
+from jaxseg.encoders.vgg import (
+    VGG,
+    vgg11,
+    vgg11_bn,
+    vgg13,
+    vgg13_bn,
+    vgg16,
+    vgg16_bn,
+    vgg19,
+    vgg19_bn,
+)
 from jaxseg.errors import InputError, unknown
-from jaxseg.typing import Array
 
 __all__ = [
+    "VGG",
     "Encoder",
     "ResNet",
     "create",
@@ -25,6 +37,14 @@ __all__ = [
     "resnet50",
     "resnet101",
     "resnet152",
+    "vgg11",
+    "vgg11_bn",
+    "vgg13",
+    "vgg13_bn",
+    "vgg16",
+    "vgg16_bn",
+    "vgg19",
+    "vgg19_bn",
 ]
 
 _BUILDERS: dict[str, Callable[..., Any]] = {
@@ -33,25 +53,15 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "resnet50": resnet50,
     "resnet101": resnet101,
     "resnet152": resnet152,
+    "vgg11": vgg11,
+    "vgg11_bn": vgg11_bn,
+    "vgg13": vgg13,
+    "vgg13_bn": vgg13_bn,
+    "vgg16": vgg16,
+    "vgg16_bn": vgg16_bn,
+    "vgg19": vgg19,
+    "vgg19_bn": vgg19_bn,
 }
-
-
-class Encoder(Protocol):
-    """What decoders and models ask of an encoder."""
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Pixels of the image per pixel of each feature, fine to coarse."""
-        ...
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Channels of each feature."""
-        ...
-
-    def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, ...]:
-        """Maps `[N, H, W, C]` to one `[N, ceil(H / s), ceil(W / s), C_s]` per stride."""
-        ...
 
 
 def names() -> list[str]:

@@ -16,7 +16,7 @@ kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch normalisation and, unless switched off, a ReLU.
+    """Convolution, by default without bias, batch normalisation and, unless switched off, a ReLU.
 
     Padding is symmetric, `dilation * (kernel_size // 2)` on every side as in PyTorch: XLA's "SAME"
     pads one side more where the stride is 2.
@@ -27,6 +27,8 @@ class ConvNorm(nn.Module):
         stride: Step of the convolution.
         dilation: Distance of the kernel's taps.
         relu: Whether a ReLU follows.
+        use_bias: Whether the convolution adds a bias, which the normalisation makes idle in training;
+            VGG's weights have one.
         kernel_init: Kaiming's normal over fan-out by default.
         dtype: Type to compute in; that of inputs and parameters by default.
         param_dtype: Type of parameters and running statistics.
@@ -44,6 +46,7 @@ class ConvNorm(nn.Module):
     stride: int = 1
     dilation: int = 1
     relu: bool = True
+    use_bias: bool = False
     kernel_init: nn.initializers.Initializer = kaiming_fan_out
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -57,7 +60,7 @@ class ConvNorm(nn.Module):
             strides=self.stride,
             padding=self.dilation * (self.kernel_size // 2),
             kernel_dilation=self.dilation,
-            use_bias=False,
+            use_bias=self.use_bias,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
@@ -66,3 +69,44 @@ class ConvNorm(nn.Module):
         )(x)
         x = BatchNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(x, train=train)
         return nn.relu(x) if self.relu else x
+
+
+class ConvReLU(nn.Module):
+    """Convolution with bias and a ReLU, padded as in `ConvNorm`.
+
+    Attributes:
+        features: Channels of the result.
+        kernel_size: Height and width of the kernel.
+        dilation: Distance of the kernel's taps.
+        kernel_init: Kaiming's normal over fan-out by default.
+        dtype: Type to compute in; that of inputs and parameters by default.
+        param_dtype: Type of parameters.
+
+    >>> import jax
+    >>> y, _ = ConvReLU(8).init_with_output(jax.random.key(0), jnp.ones((1, 5, 7, 3)))
+    >>> y.shape, bool(y.min() >= 0)
+    ((1, 5, 7, 8), True)
+    """
+
+    features: int
+    kernel_size: int = 3
+    dilation: int = 1
+    kernel_init: nn.initializers.Initializer = kaiming_fan_out
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps `[N, H, W, C]` to `[N, H, W, features]`."""
+        x = nn.Conv(
+            self.features,
+            (self.kernel_size, self.kernel_size),
+            padding=self.dilation * (self.kernel_size // 2),
+            kernel_dilation=self.dilation,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            conv_general_dilated=convolution,
+            name="conv",
+        )(x)
+        return nn.relu(x)

@@ -126,3 +126,35 @@ _scatter.defvjp(
     # Not the transpose of the scatter, which would favour one of several values at a place.
     lambda length, places, gradient: (jnp.take_along_axis(gradient, places, axis=1), None),
 )
+
+
+def adaptive_avg_pool(x: Array, size: Size) -> Array:
+    """The mean over `size` windows that cover the map, as `torch.nn.functional.adaptive_avg_pool2d`.
+
+    Window `i` of `n` covers the rows from `floor(i * H / n)` to `ceil((i + 1) * H / n)`: windows
+    overlap where `n` does not divide `H`, and a map smaller than `size` is spread.
+
+    Args:
+        x: `[N, H, W, C]`, floating point. Computed in float32 or wider.
+        size: Height and width of the result.
+
+    Returns:
+        `[N, *size, C]` of the same type.
+
+    >>> adaptive_avg_pool(jnp.arange(5.0).reshape(1, 1, 5, 1), (1, 2)).ravel().tolist()
+    [1.0, 3.0]
+    """
+    dtype = np.promote_types(np.float32, x.dtype)
+    y = x.astype(dtype)
+    for axis, form in ((1, "oh,nhwc->nowc"), (2, "ow,nhwc->nhoc")):
+        if x.shape[axis] != size[axis - 1]:
+            matrix = jnp.asarray(_averages(x.shape[axis], size[axis - 1]), dtype)
+            y = jnp.einsum(form, matrix, y, precision=lax.Precision.HIGHEST)
+    return y.astype(x.dtype)
+
+
+def _averages(length: int, out: int) -> np.ndarray:
+    """`[out, length]`: the weight of every pixel in every mean, in float64."""
+    i, pixel = np.arange(out)[:, None], np.arange(length)[None]
+    inside = (pixel >= i * length // out) & (pixel < -(-(i + 1) * length // out))
+    return inside / inside.sum(1, keepdims=True)

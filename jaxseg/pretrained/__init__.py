@@ -8,13 +8,23 @@ import jax
 import numpy as np
 
 from jaxseg.errors import InputError, unknown
-from jaxseg.pretrained import fpn, hub, resnet, unet
+from jaxseg.pretrained import fpn, hub, resnet, unet, vgg
 from jaxseg.pretrained.hub import normalization, pin
 from jaxseg.pretrained.table import Table, export, fill, leaves
 from jaxseg.typing import Variables
 
 __all__ = ["from_torch", "load", "normalization", "pin", "to_torch"]
 
+_ENCODERS = {
+    "ResNet": lambda encoder: resnet.table(encoder.depth),
+    "VGG": lambda encoder: vgg.table(encoder.convolutions, encoder.batch_norm, encoder.depth),
+}
+_WITHOUT_CLASSIFIER = {"ResNet": resnet.WITHOUT_CLASSIFIER, "VGG": vgg.WITHOUT_CLASSIFIER}
+_CLASSIFIERS = {
+    "ResNet": lambda head, source: resnet.CLASSIFIER,
+    "VGG": lambda head, source: vgg.classifier(tuple(head.window), source),
+}
+_STEMS = (resnet.STEM, vgg.STEM)
 _DECODERS = {"UNet": unet.TABLE, "FPN": fpn.TABLE}
 _HEADS = Table(
     (("head/conv", "segmentation_head.0"), ("image_head/dense", "classification_head.3"))
@@ -28,12 +38,13 @@ def from_torch(
     """Variables with the values of a PyTorch state dict.
 
     Args:
-        model: The model that `variables` belong to: a `SegmentationModel` or an encoder.
+        model: The model that `variables` belong to: a `SegmentationModel`, a `Classifier` or an
+            encoder.
         variables: Its variables, which are not changed, or what `jax.eval_shape` says of them.
         state_dict: PyTorch names to arrays.
         source: Whose names they are. `"smp"` fills a whole U-Net or FPN, `"timm"` and
-            `"torchvision"` an encoder: that of a `SegmentationModel`, whose other variables are
-            kept.
+            `"torchvision"` a whole `Classifier`, or an encoder: that of a `SegmentationModel`, whose
+            other variables are kept.
 
     Returns:
         New variables, of the same structure, shapes and types.
@@ -80,10 +91,11 @@ def to_torch(model: Any, variables: Variables, *, source: str = "smp") -> dict[s
     """The PyTorch state dict of variables, the exact inverse of `from_torch`.
 
     Args:
-        model: The model that `variables` belong to: a `SegmentationModel` or an encoder.
+        model: The model that `variables` belong to: a `SegmentationModel`, a `Classifier` or an
+            encoder.
         variables: Its variables.
         source: Whose names to use: `"smp"` for a whole U-Net or FPN, `"timm"` or `"torchvision"`
-            for the encoder.
+            for a `Classifier` or the encoder.
 
     Returns:
         PyTorch names to arrays, which `load_state_dict(..., strict=True)` accepts once they are
@@ -103,12 +115,13 @@ def load(model: Any, variables: Variables, name: str | os.PathLike[str]) -> dict
     """Variables with weights from the Hugging Face hub or from a local `.safetensors` file.
 
     A file with names of `segmentation_models.pytorch` fills the whole model, one with those of timm
-    or torchvision the encoder. If the encoder's `in_channels` is not 3, the first kernel is
+    or torchvision the encoder, or a whole `Classifier`. If the encoder's `in_channels` is not 3, the first kernel is
     adapted: summed over its channels for one, otherwise repeated cyclically and scaled by `3 /
     in_channels`, so that the sums that follow keep their size.
 
     Args:
-        model: The model that `variables` belong to: a `SegmentationModel` or an encoder.
+        model: The model that `variables` belong to: a `SegmentationModel`, a `Classifier` or an
+            encoder.
         variables: Its variables, which are not changed.
         name: `"timm/resnet34.a1_in1k"`, the same with `"@revision"`, or the path of a
             `.safetensors` file.
@@ -120,12 +133,14 @@ def load(model: Any, variables: Variables, name: str | os.PathLike[str]) -> dict
         InputError: If the file cannot be had or read, or does not match the model.
     """
     state_dict = hub.read(hub.locate(name))
-    source = "smp" if any(key.startswith("decoder.") for key in state_dict) else "timm"
+    beginnings = {key.partition(".")[0] for key in state_dict}
+    source = "smp" if "decoder" in beginnings else "timm"
+    source = "torchvision" if "classifier" in beginnings else source
     prefix = "encoder." if source == "smp" else ""
     in_channels = getattr(getattr(model, "encoder", model), "in_channels", 3)
-    stem = f"{prefix}conv1.weight"
-    if in_channels != 3 and stem in state_dict and state_dict[stem].shape[1] == 3:
-        state_dict[stem] = adapt_channels(state_dict[stem], in_channels)
+    for stem in (prefix + name for name in _STEMS):
+        if in_channels != 3 and stem in state_dict and state_dict[stem].shape[1] == 3:
+            state_dict[stem] = adapt_channels(state_dict[stem], in_channels)
     try:
         return from_torch(model, variables, state_dict, source=source)
     except InputError as error:
@@ -150,14 +165,19 @@ def _plan(model: Any, source: str) -> tuple[Table, str]:
         raise unknown("source", source, SOURCES)
     whole = hasattr(model, "encoder")
     encoder = model.encoder if whole else model
-    if type(encoder).__name__ != "ResNet":
+    family = type(encoder).__name__
+    if family not in _ENCODERS:
         raise InputError(
-            f"there is no table for the encoder {type(encoder).__name__}; there is one for ResNet"
+            f"there is no table for the encoder {family}; there are tables for "
+            f"{' and '.join(_ENCODERS)}"
         )
-    table = resnet.table(encoder.depth)
+    table = _ENCODERS[family](encoder)
+    if type(model).__name__ == "Classifier":
+        return _classifier_table(model, table.under("encoder"), family, source), ""
+    table = table + _WITHOUT_CLASSIFIER[family]
     if not whole or source != "smp":
         return table, "encoder" if whole else ""
-    decoder = type(model.decoder).__name__
+    decoder = type(getattr(model, "decoder", model)).__name__
     if decoder not in _DECODERS:
         raise InputError(
             f"segmentation_models.pytorch has no {decoder}; "
@@ -166,3 +186,18 @@ def _plan(model: Any, source: str) -> tuple[Table, str]:
     return table.under("encoder", "encoder") + _DECODERS[decoder].under(
         "decoder", "decoder"
     ) + _HEADS, ""
+
+
+def _classifier_table(model: Any, encoder: Table, family: str, source: str) -> Table:
+    if source == "smp":
+        raise InputError(
+            "segmentation_models.pytorch has no classifiers; the sources of a Classifier are "
+            "timm and torchvision"
+        )
+    head = type(model.head).__name__
+    if head != "DenseHead":
+        raise InputError(
+            f"there is no table for the head {head}: load into the classifier with its DenseHead, "
+            "and make it fully convolutional afterwards"
+        )
+    return encoder + _CLASSIFIERS[family](model.head, source).under("head")

@@ -2,11 +2,14 @@
 
 from jaxseg.pretrained.table import Table
 
+CLASSIFIER = Table(((r"dense0", "fc"),))
+WITHOUT_CLASSIFIER = Table((), (r"fc\.(weight|bias)",))
+STEM = "conv1.weight"
 _BLOCK = r"stage(\d)_block(\d+)"
 
 
 def table(depth: int) -> Table:
-    """The table of a ResNet with so many features, without the classifier and deeper stages."""
+    """The table of a ResNet with so many features, without deeper stages."""
     rules = (
         (r"stem/conv", r"conv1"),
         (r"stem/norm", r"bn1"),
@@ -15,5 +18,4 @@ def table(depth: int) -> Table:
         (rf"{_BLOCK}/shortcut/conv", r"layer\1.\2.downsample.0"),
         (rf"{_BLOCK}/shortcut/norm", r"layer\1.\2.downsample.1"),
     )
-    deeper = tuple(rf"layer{stage}\..*" for stage in range(depth, 5))
-    return Table(rules, (r"fc\.(weight|bias)", *deeper))
+    return Table(rules, tuple(rf"layer{stage}\..*" for stage in range(depth, 5)))

@@ -38,20 +38,27 @@ class Table:
             module's name, in which `\\1` stands for the first group.
         ignored: Regular expressions of PyTorch names that have no counterpart and are left out on
             purpose.
+        windows: PyTorch names of convolutions `[out, in, h, w]` whose kernel is a dense layer's
+            `[in * h * w, out]` here, with `(h, w)`.
     """
 
     rules: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...] = ()
+    windows: tuple[tuple[str, tuple[int, int]], ...] = ()
 
-    def under(self, path: str, name: str) -> "Table":
-        """The same table one module deeper: `path` on the Flax side, `name` on PyTorch's."""
+    def under(self, path: str, name: str = "") -> "Table":
+        """The same table one module deeper: `path` on the Flax side, `name`, if any, on PyTorch's."""
+        prefix = f"{name}." if name else ""
         return Table(
-            tuple((f"{path}/{pattern}", f"{name}.{template}") for pattern, template in self.rules),
-            tuple(rf"{re.escape(name)}\.{pattern}" for pattern in self.ignored),
+            tuple((f"{path}/{pattern}", prefix + template) for pattern, template in self.rules),
+            tuple(re.escape(prefix) + pattern for pattern in self.ignored),
+            tuple((prefix + layer, window) for layer, window in self.windows),
         )
 
     def __add__(self, other: "Table") -> "Table":
-        return Table(self.rules + other.rules, self.ignored + other.ignored)
+        return Table(
+            self.rules + other.rules, self.ignored + other.ignored, self.windows + other.windows
+        )
 
     def name(self, path: Path) -> str | None:
         """The PyTorch name of a leaf, or None if there is no rule for it."""
@@ -61,6 +68,10 @@ class Table:
             if match and leaf in _LEAVES:
                 return f"{match.expand(template)}.{_LEAVES[leaf]}"
         return None
+
+    def window(self, name: str) -> tuple[int, int] | None:
+        """The kernel's size of a PyTorch convolution that is a dense layer here, else None."""
+        return dict(self.windows).get(name.removesuffix(".weight"))
 
     def ignores(self, name: str) -> bool:
         """Whether a PyTorch name is left out on purpose."""
@@ -104,7 +115,7 @@ def fill(
             wrong.append(f"{'/'.join(path)}: {name} was used before")
             continue
         used.add(name)
-        value = _from_torch_layout(path, np.asarray(state_dict[name]))
+        value = _from_torch_layout(path, np.asarray(state_dict[name]), table.window(name))
         if value.shape != tuple(leaf.shape):
             wrong.append(
                 f"{'/'.join(path)}: {name} gives {value.shape}, but {tuple(leaf.shape)} is needed"
@@ -131,24 +142,27 @@ def export(table: Table, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
         elif not isinstance(leaf, jax.Array | np.ndarray):
             missing.append(f"{'/'.join(path)} (a shape, not an array)")
         else:
-            state_dict[name] = _to_torch_layout(path, np.asarray(leaf))
+            state_dict[name] = _to_torch_layout(path, np.asarray(leaf), table.window(name))
     if missing:
         raise InputError(_misfit(missing, [], []))
     return state_dict
 
 
-def _from_torch_layout(path: Path, value: np.ndarray) -> np.ndarray:
+def _from_torch_layout(path: Path, value: np.ndarray, window: tuple[int, int] | None) -> np.ndarray:
     if path[-1] != "kernel":
         return value
+    if window and value.shape[2:] == window:
+        value = value.reshape(value.shape[0], -1)
     return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.transpose()
 
 
-def _to_torch_layout(path: Path, value: np.ndarray) -> np.ndarray:
+def _to_torch_layout(path: Path, value: np.ndarray, window: tuple[int, int] | None) -> np.ndarray:
     if path[-1] != "kernel":
         return value
-    return np.ascontiguousarray(
+    value = np.ascontiguousarray(
         value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.transpose()
     )
+    return value.reshape(value.shape[0], -1, *window) if window else value
 
 
 def _nest(flat: Mapping[Path, Any]) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def test_report_is_written_again(finished, tmp_path):
 def test_models_lists_what_a_recipe_can_name(capsys):
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
-    for name in ("unet", "fpn", "fcn_32s", "fcn_16s", "fcn_8s", "resnet18", "resnet152"):
+    for name in ("unet", "fpn", "fcn_32s", "fcn_16s", "fcn_8s", "resnet18", "vgg19_bn"):
         assert name in printed
 
 

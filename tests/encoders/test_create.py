@@ -33,7 +33,10 @@ def place(tmp_path, monkeypatch):
 
 
 def test_names_are_those_of_the_builders():
-    assert encoders.names() == ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+    assert encoders.names() == [
+        *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+        *("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
+    ]
     for name in encoders.names():
         assert encoders.create(name) == getattr(encoders, name)()
 

@@ -21,7 +21,7 @@ def shapes(encoder, images, **options):
     )
 
 
-@pytest.mark.parametrize("name", encoders.names())
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_and_shapes(name):
     encoder = encoders.create(name)
     features, variables = shapes(encoder, (2, 33, 47, 3))

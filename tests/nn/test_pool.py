@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from jaxseg.errors import InputError
-from jaxseg.nn import max_pool, max_pool_with_indices, max_unpool, pixel_shuffle
+from jaxseg.nn import adaptive_avg_pool, max_pool, max_pool_with_indices, max_unpool, pixel_shuffle
 
 
 def noise(*shape):
@@ -70,3 +70,26 @@ def test_shapes_that_do_not_fit():
         max_unpool(jnp.zeros((1, 2, 2, 1)), jnp.zeros((1, 2, 3, 1), jnp.int32), (4, 4))
     with pytest.raises(InputError, match="3 channels are not a multiple"):
         pixel_shuffle(jnp.zeros((1, 2, 2, 3)), 2)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 7), (3, 4), (9, 2)])
+@pytest.mark.parametrize("given", [(7, 7), (14, 21), (5, 8), (1, 2)])
+def test_adaptive_pooling_is_the_mean_of_windows_that_cover_the_map(given, size):
+    x = noise(2, *given, 3)
+    y = adaptive_avg_pool(x, size)
+    assert y.shape == (2, *size, 3)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            rows, columns = (
+                slice(k * length // n, int(np.ceil((k + 1) * length / n)))
+                for k, length, n in zip((i, j), given, size, strict=True)
+            )
+            mean = x[:, rows, columns].mean((1, 2))
+            np.testing.assert_allclose(y[:, i, j], mean, rtol=0, atol=1e-6)
+
+
+def test_adaptive_pooling_sums_in_float32_and_keeps_the_type():
+    x = jnp.full((1, 64, 64, 1), 1.0078125, jnp.bfloat16)
+    y = adaptive_avg_pool(x, (1, 1))
+    assert y.dtype == jnp.bfloat16
+    assert float(y[0, 0, 0, 0]) == 1.0078125

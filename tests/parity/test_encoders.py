@@ -1,5 +1,6 @@
 """Features equal those of timm and torchvision for the same weights."""
 
+import jax
 import numpy as np
 import peers
 import pytest
@@ -76,3 +77,63 @@ def test_dilation_equals_torchvision(torchvision, variables_like, run_torch):
 
     for mine, yours in zip(features, run_torch(Features(), state_dict, images), strict=True):
         np.testing.assert_allclose(mine, yours, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg16_bn"])
+@pytest.mark.parametrize("size", [(64, 32), (45, 70)])
+def test_vgg_equals_torchvision(torchvision, variables_like, run_torch, name, size):
+    nn = peers.load("torch").nn
+    theirs = getattr(torchvision.models, name)(init_weights=False).features
+
+    class Features(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = theirs
+
+        def forward(self, x):
+            maps = []
+            for layer in self.features:
+                if isinstance(layer, nn.MaxPool2d):
+                    maps.append(x)
+                x = layer(x)
+            return [*maps[1:], x]
+
+    ours = encoders.create(name, ceil_mode=size == (64, 32))
+    state_dict, variables = variables_like(ours, "torchvision")
+    images = peers.images(2, *size, 3)
+    features = fast_jit(ours.apply)(variables, images)
+    for mine, yours in zip(features, run_torch(Features(), state_dict, images), strict=True):
+        assert 0.05 < yours.std() < 10
+        np.testing.assert_allclose(mine, yours, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("depth", [1, *(pytest.param(depth, marks=SLOW) for depth in (2, 3, 4)), 5])
+def test_vgg_equals_timm(timm, variables_like, run_torch, depth):
+    theirs = timm.create_model(
+        "vgg11_bn", features_only=True, out_indices=tuple(range(1, depth + 1))
+    )
+    ours = encoders.vgg11_bn(depth=depth)
+    state_dict = peers.weights(
+        {k.replace("_", ".", 1): v.shape for k, v in theirs.state_dict().items() if v.ndim}
+    )
+    _, variables = variables_like(ours, "timm", state_dict=state_dict)
+    images = peers.images(1, 32, 64, 3)
+    features = fast_jit(ours.apply)(variables, images)
+    # Its features_only form writes features_0 for features.0.
+    named = {k.replace(".", "_", 1): v for k, v in state_dict.items()}
+    for mine, yours in zip(features, run_torch(theirs, named, images), strict=True):
+        assert 0.05 < yours.std() < 10
+        np.testing.assert_allclose(mine, yours, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [n for n in encoders.names() if n.startswith("vgg")])
+def test_every_vgg_has_the_weights_of_torchvision(torch, torchvision, name):
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, name)().state_dict()
+    ours = encoders.create(name)
+    shapes = jax.eval_shape(ours.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    zeros = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), shapes)
+    state_dict = pretrained.to_torch(ours, zeros, source="torchvision")
+    assert {k: v.shape for k, v in state_dict.items()} == {
+        k: tuple(v.shape) for k, v in theirs.items() if v.ndim and k.startswith("features.")
+    }

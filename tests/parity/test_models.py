@@ -24,6 +24,10 @@ pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
         ("unet", "resnet18", {"depth": 3}, (64, 32)),
         ("unet", "resnet18", {"output_stride": 16, "dilate_first": True}, (64, 96)),
         ("unet", "resnet18", {"in_channels": 5}, (64, 32)),
+        pytest.param("unet", "vgg16", {}, (64, 32), marks=pytest.mark.slow),
+        ("unet", "vgg16_bn", {}, (32, 64)),
+        ("unet", "vgg11_bn", {"depth": 3}, (64, 32)),
+        pytest.param("fpn", "vgg11", {}, (64, 32), marks=pytest.mark.slow),
         ("fpn", "resnet18", {}, (64, 96)),
         pytest.param("fpn", "resnet34", {}, (64, 32), marks=pytest.mark.slow),
         pytest.param("fpn", "resnet50", {}, (32, 64), marks=pytest.mark.slow),
@@ -61,6 +65,9 @@ def test_logits_equal_smp(
     for key, value in state_dict.items():
         if key in back:
             np.testing.assert_array_equal(back[key], value)
+        elif encoder.startswith("vgg"):
+            assert depth == 3
+            assert int(key.split(".")[2]) >= 22
         else:
             assert int(re.fullmatch(r"encoder\.layer(\d)\..*", key)[1]) >= depth
     images = peers.images(2, *size, channels)
@@ -84,7 +91,9 @@ def test_image_head_equals_smp(segmentation_models_pytorch, variables_like, run_
 
 
 @pytest.mark.parametrize("name", ["unet", "fpn"])
-@pytest.mark.parametrize("encoder", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
+@pytest.mark.parametrize(
+    "encoder", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vgg16", "vgg19_bn"]
+)
 def test_as_many_parameters_as_smp(torch, segmentation_models_pytorch, name, encoder):
     theirs = {"unet": "Unet", "fpn": "FPN"}[name]
     with torch.device("meta"):

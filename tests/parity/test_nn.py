@@ -8,6 +8,7 @@ import pytest
 from jaxseg.nn import (
     BatchNorm,
     TransposedConv,
+    adaptive_avg_pool,
     bilinear,
     max_pool,
     max_pool_with_indices,
@@ -87,6 +88,17 @@ def test_max_pool_and_its_gradient(torch, size):
     gradient = jax.grad(lambda x: (max_pool(x, 3, 2, 1) * weight).sum())(x)
     np.testing.assert_array_equal(max_pool(x, 3, 2, 1), to_numpy(expected))
     np.testing.assert_allclose(gradient, to_numpy(theirs.grad), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [(7, 7), (14, 9), (5, 8), (1, 2)])
+def test_adaptive_pooling_and_its_gradient(torch, given):
+    x, weight = noise(2, *given, 3), noise(2, 7, 7, 3)
+    theirs = to_torch(torch, x)
+    expected = torch.nn.functional.adaptive_avg_pool2d(theirs, (7, 7))
+    (expected * to_torch(torch, weight)).sum().backward()
+    gradient = jax.grad(lambda x: (adaptive_avg_pool(x, (7, 7)) * weight).sum())(x)
+    np.testing.assert_allclose(adaptive_avg_pool(x, (7, 7)), to_numpy(expected), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(gradient, to_numpy(theirs.grad), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])

@@ -13,6 +13,7 @@ import safetensors.numpy
 
 import jaxseg
 from jaxseg import encoders, pretrained
+from jaxseg.classifiers import Classifier, DenseHead
 from jaxseg.errors import InputError
 from jaxseg.pretrained import hub
 from jaxseg.pretrained.hub import IMAGENET_MEAN, IMAGENET_STD
@@ -73,6 +74,22 @@ def test_a_local_file_fills_the_encoder(file, state_dict):
         )
     bare = pretrained.load(SMALL, random_variables(SMALL, seed=1), file)
     np.testing.assert_array_equal(bare["params"]["stem"]["norm"]["scale"], state_dict["bn1.weight"])
+
+
+@pytest.mark.parametrize("source", ["timm", "torchvision"])
+def test_a_file_of_a_vgg_fills_a_classifier_or_its_encoder(tmp_path, source):
+    encoder = encoders.VGG((1, 1, 1, 1, 1), False, (2, 3, 4, 5, 6))
+    model = Classifier(encoder, DenseHead((8, 7, 4), (7, 7)))
+    variables, path = random_variables(model), tmp_path / "vgg.safetensors"
+    safetensors.numpy.save_file(pretrained.to_torch(model, variables, source=source), path)
+    filled = pretrained.load(model, random_variables(model, seed=1), path)
+    jax.tree.map(np.testing.assert_array_equal, filled, variables)
+    grey = encoder.clone(in_channels=1)
+    filled = pretrained.load(grey, random_variables(grey, 1, seed=1), path)
+    kernel = variables["params"]["encoder"]["stage1_conv0"]["conv"]["kernel"]
+    np.testing.assert_allclose(
+        filled["params"]["stage1_conv0"]["conv"]["kernel"], kernel.sum(2, keepdims=True), rtol=1e-5
+    )
 
 
 def test_a_file_of_a_whole_smp_model_fills_it(tmp_path):

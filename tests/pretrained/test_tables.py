@@ -5,6 +5,7 @@ import pytest
 
 import jaxseg
 from jaxseg import encoders, pretrained
+from jaxseg.classifiers import Classifier, ConvHead, DenseHead
 from jaxseg.errors import InputError
 
 SMALL = encoders.ResNet((1, 1, 1, 1))
@@ -19,12 +20,23 @@ def random_like(shapes, seed=0):
     return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
 
 
+VGG = encoders.VGG((1, 2, 1, 1, 1), True, (1, 2, 3, 4, 5))
+DENSE = Classifier(VGG, DenseHead((8, 6, 4), (3, 2)))
+
 MODELS = [
     ("smp", jaxseg.create("unet", encoder=SMALL, num_classes=3, image_labels=5)),
     ("smp", jaxseg.create("unet", encoder="resnet50", num_classes=3, encoder_options={"depth": 3})),
     ("smp", jaxseg.create("fpn", encoder=SMALL, num_classes=1)),
     ("timm", encoders.resnet50(depth=2)),
     ("torchvision", SMALL),
+    (
+        "smp",
+        jaxseg.create("unet", encoder=encoders.vgg11_bn(widths=(1, 2, 3, 4, 5)), num_classes=3),
+    ),
+    ("torchvision", DENSE),
+    ("timm", DENSE),
+    ("timm", Classifier(SMALL, DenseHead((4,)))),
+    ("timm", encoders.vgg16(widths=(1, 2, 3, 4, 5), depth=2)),
 ]
 
 
@@ -59,6 +71,52 @@ def test_names_and_layout(unet):
     np.testing.assert_array_equal(state_dict["decoder.blocks.4.conv2.1.weight"], scale)
     bias = variables["params"]["head"]["conv"]["bias"]
     np.testing.assert_array_equal(state_dict["segmentation_head.0.bias"], bias)
+
+
+def test_layers_of_a_vgg_are_numbered_through():
+    model = encoders.vgg13_bn(widths=(1, 2, 3, 4, 5), depth=2)
+    variables = random_like(template(model))
+    state_dict = pretrained.to_torch(model, variables, source="torchvision")
+    layers = {"conv": [0, 3, 7, 10, 14, 17], "norm": [1, 4, 8, 11, 15, 18]}
+    assert {int(name.split(".")[1]) for name in state_dict} == {*layers["conv"], *layers["norm"]}
+    block = variables["params"]["stage3_conv0"]
+    np.testing.assert_array_equal(state_dict["features.14.bias"], block["conv"]["bias"])
+    np.testing.assert_array_equal(state_dict["features.15.bias"], block["norm"]["bias"])
+    unused = {f"{name}.weight": np.zeros(1) for name in ("features.21", "classifier.0", "head.fc")}
+    again = pretrained.from_torch(model, variables, state_dict | unused, source="torchvision")
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
+    with pytest.raises(InputError, match=r"1 tensors without a variable:\n  features\.23\.weight"):
+        pretrained.from_torch(
+            model, variables, state_dict | {"features.23.weight": np.zeros(1)}, source="torchvision"
+        )
+
+
+def test_dense_layers_are_convolutions_in_timm_and_not_in_torchvision():
+    variables = random_like(template(DENSE))
+    timm, torchvision = (
+        pretrained.to_torch(DENSE, variables, source=s) for s in ("timm", "torchvision")
+    )
+    shapes = [timm[f"{name}.weight"].shape for name in ("pre_logits.fc1", "pre_logits.fc2")]
+    assert shapes == [(8, 5, 3, 2), (6, 8, 1, 1)]
+    assert torchvision["classifier.0.weight"].shape == (8, 30)
+    assert timm["head.fc.weight"].shape == torchvision["classifier.6.weight"].shape == (4, 6)
+    np.testing.assert_array_equal(
+        timm["pre_logits.fc1.weight"].reshape(8, 30), torchvision["classifier.0.weight"]
+    )
+    for name, wrong in (("pre_logits.fc1.weight", (8, 5, 2, 3)), ("head.fc.weight", (4, 6, 1, 1))):
+        with pytest.raises(InputError, match=f"1 tensors that do not fit:\n.*{name}"):
+            pretrained.from_torch(
+                DENSE, variables, timm | {name: timm[name].reshape(wrong)}, source="timm"
+            )
+    with pytest.raises(InputError, match="1 tensors without a variable"):
+        pretrained.from_torch(DENSE, variables, timm | {"head.fc.more": np.ones(1)}, source="timm")
+
+
+def test_a_classifier_has_no_table_of_smp_and_none_as_convolutions():
+    with pytest.raises(InputError, match="has no classifiers"):
+        pretrained.to_torch(DENSE, {})
+    with pytest.raises(InputError, match="no table for the head ConvHead"):
+        pretrained.to_torch(Classifier(VGG, ConvHead((4,))), {}, source="timm")
 
 
 def test_the_encoder_alone_is_filled_and_the_rest_kept(unet):

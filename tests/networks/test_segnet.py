@@ -1,0 +1,143 @@
+"""SegNet beyond what tests/test_models.py asks of every network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxseg
+from jaxseg import encoders, pretrained
+from jaxseg.errors import InputError
+from jaxseg.networks import SegNet
+from jaxseg.networks.segnet import Decoder, unpool
+from jaxseg.nn import Head, max_pool_with_indices
+
+ENCODER = encoders.VGG((1, 2, 1, 1, 2), True, (4, 5, 6, 7, 8))
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def fast_jit(function, **options):
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0}, **options)
+
+
+def variables_of(model, seed=1):
+    rng = np.random.default_rng(seed)
+
+    def fill(x):
+        wide = x.ndim > 1
+        values = rng.normal(0, np.sqrt(2 / np.prod(x.shape[:-1])), x.shape) if wide else None
+        return (values if wide else rng.uniform(0.3, 1, x.shape)).astype(x.dtype)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    return jax.tree.map(fill, shapes)
+
+
+def part(variables, name):
+    return {key: tree[name] for key, tree in variables.items() if name in tree}
+
+
+def test_the_decoder_mirrors_the_encoder():
+    params = variables_of(SegNet(ENCODER, 3))["params"]
+    assert set(params) == {"encoder", "decoder", "head"}
+    kernels = {name: layer["conv"]["kernel"].shape for name, layer in params["decoder"].items()}
+    assert kernels == {
+        "stage5_conv1": (3, 3, 8, 8),
+        "stage5_conv0": (3, 3, 8, 7),
+        "stage4_conv0": (3, 3, 7, 6),
+        "stage3_conv0": (3, 3, 6, 5),
+        "stage2_conv1": (3, 3, 5, 5),
+        "stage2_conv0": (3, 3, 5, 4),
+    }
+    assert params["head"]["conv"]["kernel"].shape == (3, 3, 4, 3)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (1, 3)])
+def test_unpooling_puts_maxima_back_on_odd_maps_too(size):
+    x = noise(2, *size, 3)
+    pads = [(0, 0), *((0, length % 2) for length in size), (0, 0)]
+    values, places = max_pool_with_indices(np.pad(x, pads, constant_values=-np.inf), 2)
+    spread = np.asarray(unpool(values, places, size))
+    assert spread.shape == x.shape
+    assert (spread != 0).sum() == values.size
+    np.testing.assert_array_equal(spread[spread != 0], x[spread != 0])
+
+
+def test_what_an_encoder_dropped_is_zero():
+    values = jnp.ones((1, 1, 1, 1))
+    spread = unpool(values, jnp.full((1, 1, 1, 1), 3, jnp.int32), (3, 3))
+    assert spread[0, :, :, 0].tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("ceil_mode", [True, False])
+def test_where_the_maxima_were_is_all_that_goes_across(ceil_mode):
+    """The same coarsest feature with the places of another image gives other logits."""
+    model = SegNet(ENCODER.clone(ceil_mode=ceil_mode), 3)
+    variables = variables_of(model)
+    run = fast_jit(model.encoder.apply, static_argnames="method")
+    images = noise(2, 45, 38, 3)
+    features, places = run(part(variables, "encoder"), images, method="with_places")
+    sizes = tuple(x.shape[1:3] for x in (images, *features[:-1]))
+    decoder = Decoder(ENCODER.convolutions, ENCODER.widths)
+    decode = fast_jit(lambda v, x, p: decoder.apply(v, x, p, sizes, train=False))
+
+    def logits(places):
+        x = decode(part(variables, "decoder"), features[-1], places)
+        return Head(3).apply(part(variables, "head"), x)
+
+    expected = fast_jit(model.apply)(variables, images).logits
+    assert expected.shape == (2, 45, 38, 3)
+    np.testing.assert_allclose(logits(places), expected, rtol=0, atol=1e-4)
+    swapped = logits(tuple(p[::-1] for p in places))
+    assert np.abs(swapped - expected).max() > 0.1
+
+
+def test_bfloat16_is_near_float32_with_the_same_places():
+    exact = SegNet(ENCODER, 3)
+    variables, images = variables_of(exact), noise(2, 33, 47, 3)
+    near = ENCODER.clone(dtype=jnp.bfloat16)
+    both = [
+        fast_jit(e.apply, static_argnames="method")(
+            part(variables, "encoder"), images, method="with_places"
+        )
+        for e in (ENCODER, near)
+    ]
+    (features, places), (rounded, moved) = both
+    flipped = [float((a != b).mean()) for a, b in zip(places, moved, strict=True)]
+    assert 0 < max(flipped) < 0.1
+    sizes = tuple(x.shape[1:3] for x in (images, *features[:-1]))
+    decoder = Decoder(ENCODER.convolutions, ENCODER.widths, dtype=jnp.bfloat16)
+    x = fast_jit(lambda v, x: decoder.apply(v, x, places, sizes, train=False))(
+        part(variables, "decoder"), rounded[-1]
+    )
+    logits = Head(3, dtype=jnp.bfloat16).apply(part(variables, "head"), x)
+    expected = fast_jit(exact.apply)(variables, images).logits
+    assert 0 < (logits.astype(jnp.float32) - expected).std() < 2e-2 * expected.std()
+    whole = SegNet(near, 3, dtype=jnp.bfloat16)
+    assert fast_jit(whole.apply)(variables, images).logits.dtype == jnp.float32
+
+
+def test_on_a_vgg_without_normalisation_the_decoder_normalises():
+    model = jaxseg.create("segnet", encoder="vgg11", num_classes=1)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    assert set(shapes["batch_stats"]) == {"decoder"}
+
+
+def test_imagenets_weights_fill_the_encoder():
+    model = SegNet(ENCODER, 3)
+    variables = variables_of(model)
+    state_dict = pretrained.to_torch(
+        ENCODER, part(variables_of(model, 2), "encoder"), source="timm"
+    )
+    filled = pretrained.from_torch(model, variables, state_dict, source="torchvision")
+    np.testing.assert_array_equal(
+        filled["params"]["encoder"]["stage1_conv0"]["conv"]["kernel"],
+        state_dict["features.0.weight"].transpose(2, 3, 1, 0),
+    )
+    jax.tree.map(
+        np.testing.assert_array_equal, filled["params"]["decoder"], variables["params"]["decoder"]
+    )
+    with pytest.raises(InputError, match=r"segmentation_models.pytorch has no SegNet"):
+        pretrained.to_torch(model, variables)
