@@ -28,6 +28,8 @@ from jaxseg.pretrained.hub import REVISIONS
 
 PACKAGE = Path(jaxseg.__file__).parent
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+ENCODERS = {"segnet": "vgg11_bn"}
+"""For the networks that do not stand on every encoder."""
 LOSSES = {name: losses.make_loss_fn({name: 1.0}) for name in losses.names()}
 
 
@@ -171,7 +173,8 @@ def test_d09_classes_that_a_batch_lacks_do_not_make_its_loss_smaller(name):
 def test_d10_a_batch_of_one_small_image_can_be_trained_on(name):
     """smp's U-Net and DeepLabV3+ raise from BatchNorm there: torch's refuses one value per channel."""
     options = {"channels": (8,) * 5} if name == "unet" else {}
-    model = jaxseg.create(name, encoder=encoders.ResNet((1, 1, 1, 1)), num_classes=3, **options)
+    encoder = ENCODERS.get(name, encoders.ResNet((1, 1, 1, 1)))
+    model = jaxseg.create(name, encoder=encoder, num_classes=3, **options)
     images, rngs = jnp.asarray(random(1, 32, 32, 3)), {"dropout": jax.random.key(0)}
     run = functools.partial(model.apply, train=True, mutable=["batch_stats"], rngs=rngs)
     if name != "unet":
@@ -209,7 +212,7 @@ class TestD12NamesThatAreOfferedCanBeBuilt:
 
     @pytest.mark.parametrize("name", models.names())
     def test_d12_models(self, name):
-        model = jaxseg.create(name, encoder="resnet18", num_classes=5)
+        model = jaxseg.create(name, encoder=ENCODERS.get(name, "resnet18"), num_classes=5)
         shape = jax.eval_shape(
             lambda x: model.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, 64, 64, 3))
         )
@@ -265,7 +268,7 @@ def test_d13_unet_reads_its_finest_feature_and_leaves_logits_alone():
 
     assert all(np.abs(slope).max() > 0 for slope in slopes(features))
     for name in models.names():
-        model = jaxseg.create(name, encoder="resnet18", num_classes=3)
+        model = jaxseg.create(name, encoder=ENCODERS.get(name, "resnet18"), num_classes=3)
         images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
         shapes = jax.eval_shape(model.init, jax.random.key(0), images)
         assert not {"head", "aux_heads"} & set(shapes["batch_stats"]), name

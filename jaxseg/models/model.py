@@ -1,0 +1,73 @@
+"""A segmentation model: an encoder, a decoder and heads, from images to logits."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+
+from jaxseg.errors import InputError
+from jaxseg.nn import bilinear
+from jaxseg.nn.images import checked, wide
+from jaxseg.typing import Array, Output, Size
+
+
+class SegmentationModel(nn.Module):
+    """Images to `Output`: an encoder, a decoder, a head for each map, and upsampling.
+
+    Attributes:
+        encoder: `encoder(images, train=...) -> features`, fine to coarse.
+        decoder: `decoder(features, size, train=...) -> maps`; the first map feeds `head`, the
+            following ones `aux_heads`.
+        head: Makes logits of a map; None where the decoder's maps are logits already.
+        aux_heads: Auxiliary heads, for as many of the decoder's further maps.
+        image_head: Makes labels of the whole image from the coarsest feature, if wanted.
+        upsample: `upsample(logits, size)`, from a map's size to the images'.
+
+    >>> import jax
+    >>> from jaxseg import encoders
+    >>> from jaxseg.decoders import UNet
+    >>> from jaxseg.nn import Head
+    >>> model = SegmentationModel(encoders.resnet18(depth=2), UNet((32, 16)), Head(4))
+    >>> def run(images):
+    ...     return model.init_with_output(jax.random.key(0), images)[0]
+    >>> jax.eval_shape(run, jax.numpy.zeros((2, 9, 13, 3))).logits.shape
+    (2, 9, 13, 4)
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    head: nn.Module | None
+    aux_heads: tuple[nn.Module, ...] = ()
+    image_head: nn.Module | None = None
+    upsample: Callable[[Array, Size], Array] = bilinear
+
+    def __call__(self, images: Array, *, train: bool = False) -> Output:
+        """Segments images.
+
+        Args:
+            images: `[N, H, W, C]`, floating point and normalised; any height and width.
+            train: Whether to normalise by the statistics of this batch (collection `"batch_stats"`
+                is then updated) and to drop out (with the PRNG key `"dropout"`).
+
+        Returns:
+            Logits at the images' size, in float32 or wider.
+
+        Raises:
+            InputError: If images are of integer type, or do not have four axes and the encoder's
+                number of channels.
+        """
+        images = checked(images)
+        size = images.shape[1], images.shape[2]
+        features = self.encoder(images, train=train)
+        maps = self.decoder(features, size, train=train)
+        heads = (self.head, *self.aux_heads)
+        if len(maps) < len(heads):
+            raise InputError(
+                f"{len(self.aux_heads)} auxiliary heads, but {type(self.decoder).__name__} "
+                f"has {len(maps) - 1} maps for them"
+            )
+        logits = [self._logits(head, x, size) for head, x in zip(heads, maps, strict=False)]
+        labels = self.image_head and self.image_head(features[-1], train=train)
+        return Output(logits[0], tuple(logits[1:]), None if labels is None else wide(labels))
+
+    def _logits(self, head: Callable[[Array], Array] | None, x: Array, size: Size) -> Array:
+        return self.upsample(wide(x if head is None else head(x)), size)
