@@ -11,7 +11,6 @@ from jaxseg.models.checks import at_least_one, image_head
 from jaxseg.models.model import SegmentationModel
 from jaxseg.nn import Head, bilinear
 
-
 _aligned = partial(bilinear, align_corners=True)
 
 
