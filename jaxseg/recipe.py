@@ -188,6 +188,10 @@ class TrainRecipe:
     """How a batch is spread over the devices; the result is the same."""
     devices: int | None = None
     """How many of the local devices to use; none takes them all."""
+    bands: int = 1
+    """Into how many bands the rows of each image are cut, a device for each, where one cannot hold an image (jit)."""
+    cut_state: bool = False
+    """Cut parameters and optimizer state over the devices instead of keeping a copy on each (jit)."""
     log_every: int = 10
     """Steps between two lines of the log."""
 
@@ -276,6 +280,7 @@ def checked(recipe: Recipe) -> Recipe:
         "train.seed": 0,
         "train.patience": 1,
         "train.devices": 1,
+        "train.bands": 1,
         "train.log_every": 1,
         "data.workers": 0,
     }

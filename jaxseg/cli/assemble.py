@@ -18,6 +18,7 @@ from jaxseg.data.tfds import TFDS
 from jaxseg.errors import InputError, unknown
 from jaxseg.recipe import AugmentRecipe, DataRecipe, ModelRecipe, Recipe
 from jaxseg.train import optimizers
+from jaxseg.train.layout import fully_sharded, whole
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.variables import initialize
 from jaxseg.typing import Array, Variables
@@ -238,10 +239,18 @@ def parallel(recipe: Recipe) -> Parallel:
     if wanted is not None and not 1 <= wanted <= len(devices):
         raise InputError(f"train.devices is {wanted}, but there are {len(devices)}")
     devices = devices[:wanted]
+    built = Parallel(
+        recipe.train.parallel,
+        devices,
+        bands=recipe.train.bands,
+        layout=fully_sharded() if recipe.train.cut_state else whole,
+    )
+    parts = len(devices) // recipe.train.bands
     for size in (recipe.train.batch_size, recipe.train.eval_batch_size):
-        if size is not None and (size < 1 or size % len(devices)):
+        if size is not None and (size < 1 or size % parts):
+            holders = "devices" if parts == len(devices) else "groups of devices"
             raise InputError(
-                f"a batch of {size} cannot be divided over {len(devices)} devices: make it a multiple, "
+                f"a batch of {size} cannot be divided over {parts} {holders}: make it a multiple, "
                 "or use fewer (--train.devices)"
             )
-    return Parallel(recipe.train.parallel, devices)
+    return built

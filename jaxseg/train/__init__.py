@@ -3,6 +3,7 @@
 What needs more than JAX, Flax and optax is imported by its own name: `jaxseg.train.checkpoint`, `jaxseg.train.loop`.
 """
 
+from jaxseg.train.layout import by_prefix, fully_sharded, whole
 from jaxseg.train.optimizers import adamw, cosine, freeze, poly, sgd
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.state import TrainState, create_state
@@ -14,12 +15,15 @@ __all__ = [
     "Parallel",
     "TrainState",
     "adamw",
+    "by_prefix",
     "cosine",
     "create_state",
     "freeze",
+    "fully_sharded",
     "initialize",
     "make_eval_step",
     "make_train_step",
     "poly",
     "sgd",
+    "whole",
 ]

@@ -1,4 +1,4 @@
-"""Where arrays live and how a step is compiled: the only file that knows meshes and strategies."""
+"""How a step is compiled for several devices: the only file that knows strategies."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -7,10 +7,12 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from jaxseg import collective
 from jaxseg.errors import InputError, unknown
+from jaxseg.train.layout import Layout, whole
+from jaxseg.train.placement import Placement, put, put_part
 from jaxseg.typing import Array
 
 Tree = TypeVar("Tree")
@@ -23,15 +25,21 @@ _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 class Parallel:
     """One batch over several devices: state and results everywhere, a part of the batch on each.
 
-    Results are the same for every strategy and any number of devices.
+    Results are the same for every strategy, any number of devices, bands and layouts.
 
     Args:
         strategy: `"jit"` lets XLA divide the work, `"pmap"` and `"shard_map"` run the step once per device with
             explicit sums.
         devices: The devices, those of other processes included; all of them by default.
+        bands: Into how many bands the rows of each image are cut, for images that one device cannot hold: D devices
+            form `D / bands` groups, a group shares its images, and XLA exchanges the rows at the bands' edges. Any
+            number of rows will do; where the bands do not divide it, images travel whole and are cut on the device.
+        layout: Which arrays of the state are cut over all devices instead of being whole on each, such as
+            `fully_sharded()`.
 
     Raises:
-        InputError: An unknown strategy, or no devices.
+        InputError: An unknown strategy, no devices, bands that do not divide them (or reach into another process), or
+            bands or a layout with a strategy other than `"jit"`.
 
     >>> parallel = Parallel("jit", jax.devices()[:1])
     >>> double = parallel.compile(lambda state, batch: state + 2 * batch["image"].sum())
@@ -40,21 +48,28 @@ class Parallel:
     17.0
     """
 
-    def __init__(self, strategy: str = "jit", devices: Sequence[Any] | None = None):
+    def __init__(
+        self,
+        strategy: str = "jit",
+        devices: Sequence[Any] | None = None,
+        *,
+        bands: int = 1,
+        layout: Layout = whole,
+    ):
         if strategy not in _STRATEGIES:
             raise unknown("strategy", strategy, _STRATEGIES)
         self.strategy = strategy
         self.devices = tuple(jax.devices() if devices is None else devices)
         if not self.devices:
             raise InputError("there are no devices to run on")
-        axis = collective.AXIS
-        # Not jax.make_mesh, which puts TPUs into another order than pmap is given.
-        self._mesh = Mesh(np.asarray(self.devices), (axis,), axis_types=(AxisType.Auto,))
-        self._everywhere = NamedSharding(self._mesh, PartitionSpec())
-        self._divided = NamedSharding(self._mesh, PartitionSpec(axis))
+        self._placement = Placement(self.devices, bands=bands, layout=layout)
+        if strategy != "jit" and not self._placement.is_plain:
+            raise InputError(
+                f"bands of rows and cut states need the strategy 'jit', not {strategy!r}"
+            )
 
     def replicate(self, tree: Tree) -> Tree:
-        """A copy of a state, of totals or of a key that is whole on every device.
+        """A copy of a state, of totals or of a key that is whole on every device, but for what the layout cuts.
 
         Args:
             tree: A pytree of arrays, the same in every process.
@@ -63,13 +78,10 @@ class Parallel:
             The tree on the mesh of all devices; it shares no memory with the argument, which a step that gets the copy
             as a donation leaves alone.
         """
-        if jax.process_count() == 1:
-            # device_put shares the first device's part even with may_alias=False.
-            return jax.device_put(jax.tree.map(jnp.copy, tree), self._everywhere)
-        return jax.tree.map(self._spread, tree)
+        return put(tree, self._placement.state(tree))
 
     def shard(self, batch: Mapping[str, Any]) -> dict[str, Array]:
-        """A batch cut along its first axis, an equal part on each device.
+        """A batch cut along its first axis, an equal part on each device (or group of devices, with bands).
 
         Args:
             batch: Arrays `[N, ...]` by name, on the host as a rule; this process's part of the batch where there are
@@ -91,10 +103,13 @@ class Parallel:
             )
         (size,) = set(sizes.values())
         count = sum(device.process_index == jax.process_index() for device in self.devices)
+        bands = self._placement.bands
+        count //= bands
         if not size or size % count:
+            holders = "devices" if bands == 1 else f"groups of {bands} devices"
             raise InputError(
-                f"a batch of {size} cannot be divided over {count} devices: make the batch a multiple of {count}, or "
-                "use fewer devices"
+                f"a batch of {size} cannot be divided over {count} {holders}: make the batch a multiple of {count}, "
+                "or use fewer devices"
             )
         return {name: self._put(array, count) for name, array in arrays.items()}
 
@@ -108,51 +123,87 @@ class Parallel:
                 state by default; `(2,)` for an evaluation step, which gives away the totals and keeps the state.
 
         Returns:
-            The function for arguments from `replicate` and, for the second, `shard`; its results are on every device.
+            The function for arguments from `replicate` and, for the second, `shard`; its results are on every device,
+            but for what the layout cuts.
         """
 
-        @functools.cache
-        def compiled(arity: int) -> Callable[..., Any]:
-            return self._compile(fn, arity, donate)
+        programs: dict[int, Callable[..., Any]] = {}
 
         @functools.wraps(fn)
         def call(*args: Any) -> Any:
-            return compiled(len(args))(*args)
+            if len(args) not in programs:
+                programs[len(args)] = self._compile(fn, args, donate)
+            return programs[len(args)](*args)
 
         return call
 
-    def _spread(self, array: Any) -> Array:
-        """An array that this process holds, as a global one; `device_put` takes no keys there."""
-        if isinstance(array, jax.Array) and not array.is_fully_addressable:
-            return array
-        if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-            data = self._spread(jax.random.key_data(array))
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
-        host = np.asarray(array)
-        return jax.make_array_from_callback(host.shape, self._everywhere, lambda index: host[index])
+    def lower(
+        self, fn: Callable[..., Any], *args: Any, donate: tuple[int, ...] = (0,)
+    ) -> jax.stages.Lowered:
+        """The program of a step for the shapes of its arguments: what it needs is known before anything runs.
+
+        The devices need not be there: those of `jax.experimental.topologies.get_topology_desc` will do.
+
+        Args:
+            fn: As for `compile`.
+            *args: Arrays or their `jax.ShapeDtypeStruct`, the second argument a dictionary of the global batch's.
+            donate: As for `compile`.
+
+        Returns:
+            JAX's lowered program; `.compile()` answers `memory_analysis()`, of one device, and `as_text()`.
+
+        Raises:
+            InputError: The strategy is `"pmap"`, which compiles for devices that are there alone.
+
+        >>> parallel, batch = Parallel("jit"), {"image": np.ones((8, 4), np.float32)}
+        >>> program = parallel.lower(lambda state, batch: state + batch["image"].sum(), np.float32(0), batch)
+        >>> program.compile().memory_analysis().argument_size_in_bytes  # 4 numbers, and one
+        20
+        """
+        if self.strategy == "pmap":
+            raise InputError("pmap compiles when it is called: ask for jit or shard_map")
+
+        def shapes(index: int, tree: Any) -> Any:
+            where = self._placement
+            shardings = jax.tree.map(where.batch, tree) if index == 1 else where.state(tree)
+            return jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=s), tree, shardings
+            )
+
+        abstract = [shapes(index, tree) for index, tree in enumerate(args)]
+        return self._compile(fn, abstract, donate).lower(*abstract)
 
     def _rewrap(self, array: Array) -> Array:
         """What pmap gives each process for itself, as one global array; nothing is copied."""
         shards = [shard.data for shard in array.addressable_shards]
-        return jax.make_array_from_single_device_arrays(array.shape, self._everywhere, shards)
+        return jax.make_array_from_single_device_arrays(
+            array.shape, self._placement.everywhere, shards
+        )
 
     def _put(self, array: Any, count: int) -> Array:
         if self.strategy == "pmap":
             array = array.reshape(count, len(array) // count, *array.shape[1:])
-        if jax.process_count() == 1:
-            return jax.device_put(array, self._divided)
-        return jax.make_array_from_process_local_data(self._divided, np.asarray(array))
+        return put_part(array, self._placement.batch(array))
 
     def _compile(
-        self, fn: Callable[..., Any], arity: int, donate: tuple[int, ...]
+        self, fn: Callable[..., Any], args: Sequence[Any], donate: tuple[int, ...]
     ) -> Callable[..., Any]:
         options = _compiler_options(self.devices[0].platform)
-        shardings = [self._divided if i == 1 else self._everywhere for i in range(arity)]
+        place = self._placement
+        if not place.is_plain:  # arguments say themselves where they are
+            fn = _cut(fn, place)
+            results = jax.eval_shape(fn, *args)  # jit finds this trace again
+            several = type(results) is tuple  # such as a state and logs
+            placed = tuple(map(place.state, results)) if several else place.state(results)
+            return jax.jit(
+                fn, out_shardings=placed, donate_argnums=donate, compiler_options=options
+            )
+        shardings = [place.divided if i == 1 else place.everywhere for i in range(len(args))]
         if self.strategy == "pmap":
             mapped = jax.pmap(
                 fn,
                 collective.AXIS,
-                in_axes=tuple(0 if i == 1 else None for i in range(arity)),
+                in_axes=tuple(0 if i == 1 else None for i in range(len(args))),
                 out_axes=None,
                 devices=self.devices,
                 donate_argnums=donate,
@@ -163,7 +214,7 @@ class Parallel:
         elif self.strategy == "shard_map":
             fn = jax.shard_map(
                 fn,
-                mesh=self._mesh,
+                mesh=place.mesh,
                 in_specs=tuple(sharding.spec for sharding in shardings),
                 out_specs=PartitionSpec(),
                 check_vma=False,  # gradients are those of pmap: see `collective`
@@ -171,10 +222,21 @@ class Parallel:
         return jax.jit(
             fn,
             in_shardings=tuple(shardings),
-            out_shardings=self._everywhere,
+            out_shardings=place.everywhere,
             donate_argnums=donate,
             compiler_options=options,
         )
+
+
+def _cut(fn: Callable[..., Any], place: Placement) -> Callable[..., Any]:
+    """The function with its batch in bands of rows, from which XLA cuts all maps, and its parameters gathered."""
+
+    @functools.wraps(fn)
+    def cut(state: Any, batch: Any, *rest: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(place.mesh.abstract_mesh):
+            return fn(place.gathered(state), jax.tree.map(place.in_bands, batch), *rest)
+
+    return cut
 
 
 def _is_numeric(array: Any) -> bool:

@@ -84,6 +84,30 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     same_run(finished, run)
 
 
+@pytest.mark.slow
+def test_bands_and_a_cut_state_train_stop_and_go_on_to_the_same_numbers(
+    finished, fields, tmp_path, monkeypatch
+):
+    """On four devices; the run of one device differs by float32's rounding alone."""
+    run = tmp_path / "cut"
+    on_step = train.RunObserver.on_step
+
+    def interrupt(self, step):
+        on_step(self, step)
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    cut = ["--train.devices=4", "--train.bands=2", "--train.cut-state"]
+    with monkeypatch.context() as patch:
+        patch.setattr(train.RunObserver, "on_step", interrupt)
+        assert main(["train", "--run", str(run), *fields, *cut]) == 0
+    assert main(["train", "--resume", str(run)]) == 0
+    rows, expected = read_rows(run), read_rows(finished)
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], abs=2e-3)
+
+
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(finished, fields, tmp_path):
     run = tmp_path / "killed"
     shutil.copytree(finished, run)
