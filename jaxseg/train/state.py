@@ -49,6 +49,11 @@ class TrainState:
             )
         return self.variables | {"params": self.ema}
 
+    @property
+    def evaluated(self) -> "TrainState":
+        """The state to evaluate: with the averaged parameters in place of the trained ones where an average is kept."""
+        return self if self.ema is None else self.replace(params=self.ema, ema=None)
+
 
 def create_state(
     variables: Variables, optimizer: optax.GradientTransformation, *, ema: bool = False
