@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxseg import data, pretrained
 from jaxseg import recipe as recipes
-from jaxseg.cli import arguments, assemble
+from jaxseg.cli import arguments, assemble, forecast
 from jaxseg.cli import evaluate as evaluation
 from jaxseg.cli import report as reports
 from jaxseg.cli.folder import RunFolder
@@ -31,6 +31,8 @@ _DESCRIPTION = """Train a model and write a run folder: checkpoints, metrics.jso
 
   --run DIR      the run folder to make (default: runs/NAME-DATE-TIME)
   --resume RUN   a run folder to go on with; its own recipe is used
+  --dry-run      compile the step and say what each device needs; nothing is trained
+  --topology T   with --dry-run: TPUs that need not be there, such as v5e:16x16 (pip install libtpu)
 
 Every field of the recipe is an option:"""
 
@@ -43,9 +45,15 @@ def main(argv: Sequence[str]) -> int:
     own = type(own)(prog="jaxseg train", add_help=False, allow_abbrev=False)
     own.add_argument("--run")
     own.add_argument("--resume")
+    own.add_argument("--dry-run", action="store_true")
+    own.add_argument("--topology")
     options, fields = own.parse_known_args(rest)
     if options.run and options.resume:
         raise InputError("--run names a new run and --resume an old one: give one of them")
+    if options.topology and not options.dry_run:
+        raise InputError(
+            "--topology goes with --dry-run: what is trained on is the devices there are"
+        )
     stored = RunFolder(options.resume).recipe if options.resume else None
     start = given or stored or Recipe()
     recipe = arguments.override(start, fields, prog="jaxseg train", description=_DESCRIPTION)
@@ -54,6 +62,9 @@ def main(argv: Sequence[str]) -> int:
             f"{options.resume} was started with another recipe; a resumed run keeps its own:\n  "
             + "\n  ".join(changed)
         )
+    if options.dry_run:
+        forecast.run(recipe, options.topology)
+        return 0
     _train(recipe, options.resume or options.run or _new_name(name), bool(options.resume))
     return 0
 
