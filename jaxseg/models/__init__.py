@@ -8,6 +8,8 @@ import flax.linen as nn
 from jaxseg import encoders
 from jaxseg.errors import InputError, unknown
 from jaxseg.models.fcn import fcn_8s, fcn_16s, fcn_32s
+from jaxseg.models.fcn_head import fcn
+from jaxseg.models.fcn_vgg import fcn_vgg_8s, fcn_vgg_8s_at_once, fcn_vgg_16s, fcn_vgg_32s
 from jaxseg.models.fpn import fpn
 from jaxseg.models.model import SegmentationModel
 from jaxseg.models.segnet import segnet
@@ -16,9 +18,14 @@ from jaxseg.models.unet import unet
 __all__ = [
     "SegmentationModel",
     "create",
+    "fcn",
     "fcn_8s",
     "fcn_16s",
     "fcn_32s",
+    "fcn_vgg_8s",
+    "fcn_vgg_8s_at_once",
+    "fcn_vgg_16s",
+    "fcn_vgg_32s",
     "fpn",
     "names",
     "segnet",
@@ -29,6 +36,11 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "fcn_32s": fcn_32s,
     "fcn_16s": fcn_16s,
     "fcn_8s": fcn_8s,
+    "fcn_vgg_32s": fcn_vgg_32s,
+    "fcn_vgg_16s": fcn_vgg_16s,
+    "fcn_vgg_8s": fcn_vgg_8s,
+    "fcn_vgg_8s_at_once": fcn_vgg_8s_at_once,
+    "fcn": fcn,
     "unet": unet,
     "fpn": fpn,
     "segnet": segnet,
@@ -45,8 +57,8 @@ def _shared(encoder: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def names() -> list[str]:
     """The names that `create` knows.
 
-    >>> names()
-    ['fcn_32s', 'fcn_16s', 'fcn_8s', 'unet', 'fpn', 'segnet']
+    >>> names()[:3]
+    ['fcn_32s', 'fcn_16s', 'fcn_8s']
     """
     return list(_BUILDERS)
 
