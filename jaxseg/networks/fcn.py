@@ -281,9 +281,10 @@ def next_stage(variables: Variables, coarser: Variables) -> dict[str, Any]:
     >>> next_stage(finer, {"params": {"score_fr": one}})["params"]
     {'score_fr': {'bias': array([1., 1.])}, 'score_pool4': {'bias': array([0., 0.])}}
     """
-    finer, taken = (flatten_dict(dict(tree), sep="/") for tree in (variables, coarser))
-    last = ("params/upscore/kernel", "params/upscore16/kernel")
-    taken = {path: leaf for path, leaf in taken.items() if path not in last}
+    finer: dict[str, Any] = dict(flatten_dict(dict(variables), sep="/"))
+    taken: dict[str, Any] = dict(flatten_dict(dict(coarser), sep="/"))
+    for last in ("params/upscore/kernel", "params/upscore16/kernel"):
+        taken.pop(last, None)
     for path, leaf in taken.items():
         found = f"has the shape {finer[path].shape}" if path in finer else "does not exist"
         if path not in finer or leaf.shape != finer[path].shape:
