@@ -12,17 +12,24 @@ from jaxseg.decoders import FPN
 from jaxseg.errors import InputError
 from jaxseg.nn import Head, bilinear
 
-NETWORKS = {  # parameters with ResNet-34 (SegNet: VGG-16) and one class; those of U-Net and FPN are smp's
+VGG_DENSE = 14_723_136 + (7 * 7 * 512 + 1) * 4096 + (4096 + 1) * 4096
+NETWORKS = {  # parameters with ResNet-34 (those on a VGG: VGG-16) and one class; those of U-Net and FPN are smp's
     "fcn_32s": 21_284_672 + 512 + 1,
     "fcn_16s": 21_284_672 + 512 + 256 + 2 + 16,
     "fcn_8s": 21_284_672 + 512 + 256 + 128 + 3 + 32,
+    "fcn_vgg_32s": VGG_DENSE + 4096 + 1,
+    "fcn_vgg_16s": VGG_DENSE + 4096 + 512 + 2 + 16,
+    "fcn_vgg_8s": VGG_DENSE + 4096 + 512 + 256 + 3 + 32,
+    "fcn_vgg_8s_at_once": VGG_DENSE + 4096 + 512 + 256 + 3 + 32,
+    "fcn": 21_284_672 + (9 * 512 + 2 + 1) * 128 + (9 * 256 + 2 + 1) * 64 + 2,
     "unet": 24_436_369,
     "fpn": 23_155_393,
     "segnet": 29_443_585,
 }
-RUN = ("fcn_8s", "unet", "fpn", "segnet")
+RUN = ("fcn_8s", "fcn_vgg_8s", "fcn", "unet", "fpn", "segnet")
 """Those that are run, on an encoder of one block per stage; shapes are enough for the others."""
-ON_VGG = ("segnet",)
+ON_VGG = ("fcn_vgg_32s", "fcn_vgg_16s", "fcn_vgg_8s", "fcn_vgg_8s_at_once", "segnet")
+NARROW = {"fcn_vgg_8s": {"fc_features": 32}}
 ON_ANY_ENCODER = tuple(name for name in NETWORKS if name not in ON_VGG)
 SIZE = (33, 47)
 CLASSES = 3
@@ -92,7 +99,7 @@ class Subject:
     """One network with random variables, images, and what its compiled functions make of them."""
 
     def __init__(self, name):
-        self.name, self.model = name, create(name, small(name))
+        self.name, self.model = name, create(name, small(name), **NARROW.get(name, {}))
         self.variables = random_variables(shapes(self.model)[1])
         self.images = jnp.asarray(np.random.default_rng(1).normal(size=(2, *SIZE, 3)), jnp.float32)
         self.logits = fast_jit(self.model.apply)(self.variables, self.images).logits
@@ -107,7 +114,8 @@ class Subject:
             variables, self.images, train=True, mutable=True, rngs=key
         )
         weights = np.random.default_rng(2).normal(size=output.logits.shape).astype(np.float32)
-        return (output.logits * weights).mean(), (output.logits, updated)
+        logits = sum(output.aux_logits, output.logits)
+        return (logits * weights).mean(), (output.logits, updated)
 
 
 @pytest.fixture(scope="module", params=RUN)
@@ -151,7 +159,8 @@ def test_an_image_alone_and_without_jit_gives_the_same(subject):
 def test_bfloat16_is_near_float32(subject):
     if subject.name == "segnet":
         pytest.skip("rounding moves maxima; tests/networks compares with the same places")
-    model = create(subject.name, small(subject.name, dtype=jnp.bfloat16))
+    narrow = NARROW.get(subject.name, {})
+    model = create(subject.name, small(subject.name, dtype=jnp.bfloat16), **narrow)
     output = fast_jit(model.apply)(subject.variables, subject.images)
     assert output.logits.dtype == jnp.float32
     error = output.logits - subject.logits
@@ -315,6 +324,12 @@ def test_float64():
             "FCN-8s sums features of strides 8, 16, 32",
         ),
         (lambda: create("fcn_32s", encoder_options={"depth": 4}), "the encoder's are 2, 4, 8, 16"),
+        (lambda: create("fcn_vgg_8s", "resnet18"), "the encoder is a ResNet: the paper's FCN"),
+        (lambda: create("fcn_vgg_8s", encoder_options={"depth": 4}), "has depth=4, output_stride"),
+        (lambda: create("fcn_vgg_8s", encoder_options={"ceil_mode": False}), "ceil_mode=False"),
+        (lambda: create("fcn_vgg_32s", padding=50), "padding=50: 100 as in the paper, or 1"),
+        (lambda: create("fcn", aux_heads=5), "aux_heads=5: with 5 features there can be 0 to 4"),
+        (lambda: create("fcn", encoder_options={"depth": 1}), "aux_heads=1: with 1 features"),
         (lambda: create("segnet", "resnet18"), "the encoder is a ResNet: SegNet unpools"),
         (
             lambda: create("segnet", encoder_options={"output_stride": 16}),

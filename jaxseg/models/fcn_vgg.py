@@ -75,11 +75,11 @@ def fcn_vgg_16s(
     dtype: Any = None,
     param_dtype: Any = None,
 ) -> FCNVGG:
-    """The paper's FCN-16s: scores of a VGG's fc7 and pool4, summed; arguments as in `fcn_vgg_32s`.
+    """The paper's FCN-16s: scores of a VGG's fc7 and pool4, summed.
 
-    Its training goes on from FCN-32s (see `jaxseg.networks.fcn.next_stage`). `learn_fusing` says
-    whether the upsampling between the scores is learned, as in the paper; in the models that its
-    authors published it stays bilinear.
+    Arguments as in `fcn_vgg_32s`. Training goes on from FCN-32s, see
+    `jaxseg.networks.fcn.next_stage`. `learn_fusing` says whether the upsampling between the scores
+    is learned, as in the paper; in the models that its authors published it stays bilinear.
 
     >>> from jaxseg import encoders
     >>> fcn_vgg_16s(num_classes=21, encoder=encoders.vgg16()).stride
@@ -111,9 +111,9 @@ def fcn_vgg_8s(
     dtype: Any = None,
     param_dtype: Any = None,
 ) -> FCNVGG:
-    """The paper's FCN-8s: scores of a VGG's fc7, pool4 and pool3, summed; arguments as in `fcn_vgg_16s`.
+    """The paper's FCN-8s: scores of a VGG's fc7, pool4 and pool3, summed.
 
-    Its training goes on from FCN-16s.
+    Arguments as in `fcn_vgg_16s`. Training goes on from FCN-16s.
 
     >>> from jaxseg import encoders
     >>> fcn_vgg_8s(num_classes=21, encoder=encoders.vgg16()).stride

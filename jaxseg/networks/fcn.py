@@ -286,7 +286,7 @@ def next_stage(variables: Variables, coarser: Variables) -> dict[str, Any]:
     for last in ("params/upscore/kernel", "params/upscore16/kernel"):
         taken.pop(last, None)
     for path, leaf in taken.items():
-        found = f"has the shape {finer[path].shape}" if path in finer else "does not exist"
+        found = f"{finer[path].shape}" if path in finer else "does not exist"
         if path not in finer or leaf.shape != finer[path].shape:
             raise InputError(
                 f"{path} has the shape {leaf.shape} in the coarser network and {found} in the "

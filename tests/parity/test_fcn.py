@@ -242,12 +242,15 @@ def test_an_auxiliary_head_that_is_not_wanted_is_left_out(torch, torchvision, va
 
 @pytest.mark.slow
 def test_gradients_equal_torchvision(torch, torchvision, variables_like):
-    blocks = (3, 4, 6, 3)
-    theirs, ours = of_torchvision(torchvision, blocks), on_resnet(blocks)
+    """In float64: in float32 a deep ReLU network's gradient depends on the order of sums."""
+    blocks = (1, 1, 2, 2)
+    theirs, ours = of_torchvision(torchvision, blocks).double(), on_resnet(blocks)
     state_dict, variables = variables_like(ours, "torchvision")
     theirs.load_state_dict({k: torch.from_numpy(v) for k, v in state_dict.items()}, strict=True)
-    images = peers.images(1, 45, 70, 3)
-    weights = [peers.images(1, 45, 70, CLASSES, seed=seed) for seed in (1, 2)]
+    images, *weights = (
+        peers.images(1, 45, 70, channels, seed=seed).astype(np.float64)
+        for seed, channels in enumerate((3, CLASSES, CLASSES))
+    )
     expected = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
     sum(
         (expected[name] * torch.from_numpy(w.transpose(0, 3, 1, 2).copy())).mean()
@@ -259,12 +262,14 @@ def test_gradients_equal_torchvision(torch, torchvision, variables_like):
         maps = (output.logits, *output.aux_logits)
         return sum((x * w).mean() for x, w in zip(maps, weights, strict=True))
 
-    gradient = fast_jit(jax.grad(loss))(variables["params"])
-    found = pretrained.to_torch(ours, {**variables, "params": gradient}, source="torchvision")
+    with jax.enable_x64(True):
+        variables = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), variables)
+        gradient = fast_jit(jax.grad(loss))(variables["params"])
+        found = pretrained.to_torch(ours, {**variables, "params": gradient}, source="torchvision")
     parameters = dict(theirs.named_parameters())
     for name in (
         "backbone.conv1.weight",
-        "backbone.layer3.5.conv2.weight",
+        "backbone.layer3.1.conv2.weight",
         "backbone.layer4.0.downsample.1.weight",
         "classifier.0.weight",
         "classifier.4.bias",
@@ -273,7 +278,7 @@ def test_gradients_equal_torchvision(torch, torchvision, variables_like):
     ):
         of_torch = parameters[name].grad.numpy()
         scale = np.abs(of_torch).max()
-        np.testing.assert_allclose(found[name] / scale, of_torch / scale, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(found[name] / scale, of_torch / scale, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(("depth", "count"), [(50, 35_322_218), (101, 54_314_346)])
