@@ -141,7 +141,9 @@ def fill(
         if name not in state_dict:
             missing.append(f"a constant (no {name})")
         elif not _equal(np.asarray(state_dict[name]), value):
-            wrong.append(f"{name} differs from what the model keeps constant there")
+            wrong.append(
+                f"{name} differs from the constant of the model; one that learns it takes it"
+            )
     unused = [name for name in state_dict if name not in used and not table.ignores(name)]
     if missing or wrong or unused:
         raise InputError(_misfit(missing, wrong, unused))

@@ -7,13 +7,13 @@ import peers
 import pytest
 import torch_fcn
 from peers import fast_jit
+from torch_fcn import CLASSES, FEATURES, WIDTHS
 
 from jaxseg import encoders, models, pretrained
 from jaxseg.networks import FCNVGG
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 SLOW = pytest.mark.slow
-WIDTHS, FEATURES, CLASSES = (4, 6, 8, 10, 12), 16, 5
 AT_ONCE = {"pool4_scale": 0.01, "pool3_scale": 0.0001}
 
 
@@ -36,12 +36,8 @@ def pair(torch, stride, padding=100, **fields):
     ours = narrow(stride, padding, **fields)
     scales = ours.pool4_scale, ours.pool3_scale
     theirs = torch_fcn.network(torch, stride, CLASSES, WIDTHS, FEATURES, padding, scales)
-    state_dict = peers.weights({k: tuple(v.shape) for k, v in theirs.state_dict().items()})
-    for name, value in state_dict.items():  # so that every part is heard in the logits
-        if name.startswith("score_pool") and value.ndim == 4:
-            value /= np.float32(scales[name.startswith("score_pool3")])
-        elif name.startswith("upscore"):
-            value *= np.float32(value.shape[2] / 2)
+    shapes = {k: tuple(v.shape) for k, v in theirs.state_dict().items()}
+    state_dict = torch_fcn.weights(shapes, scales)
     return ours, theirs, state_dict
 
 

@@ -1,10 +1,29 @@
-"""The paper's FCN written in torch, with the names of its public PyTorch port."""
+"""The paper's FCN written in torch, with the names of its public PyTorch port, and small networks of it."""
+
+import numpy as np
+import peers
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)
 CROPS = {  # padding: pool4's scores, pool3's, and the logits of each stride
     100: (5, 9, {32: 19, 16: 27, 8: 31}),
     1: (-1, -1, {32: 16, 16: 8, 8: 4}),
 }
+
+SCALES = {"32s": (1, 1), "16s": (1, 1), "8s": (1, 1), "8s_at_once": (0.01, 0.0001)}
+"""Of pool4 and pool3, for each network; the number that a name begins with is its stride."""
+WIDTHS, FEATURES, CLASSES = (4, 6, 8, 10, 12), 16, 5
+"""Of a network that is small enough for tests."""
+
+
+def weights(shapes, scales):
+    """Random weights with which every part is heard in the logits."""
+    state_dict = peers.weights(shapes)
+    for name, value in state_dict.items():
+        if name.startswith("score_pool") and value.ndim == 4:
+            value /= np.float32(scales[name.startswith("score_pool3")])
+        elif name.startswith("upscore"):
+            value *= np.float32(value.shape[2] / 2)
+    return state_dict
 
 
 def network(
