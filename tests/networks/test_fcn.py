@@ -196,6 +196,7 @@ def test_half_of_fc6_and_fc7_is_dropped_in_training():
     for name in ("Dropout_0", "Dropout_1"):
         a, b = (np.asarray(r[name]["__call__"][0]) for r in (one, two))
         live = (a != 0) | (b != 0)
-        assert 0.5 < (a != 0).sum() / live.sum() < 0.83  # two in three of those that live in either
-        kept = (a != 0).any((1, 2)) & (a == 0).any((1, 2))
-        assert kept.any()  # single values are dropped, not channels
+        assert 0.58 < (a != 0).sum() / live.sum() < 0.75  # two in three of those that live in either
+    a, b = (np.asarray(r["Dropout_0"]["__call__"][0]) for r in (one, two))
+    dropped = (a == 0) & (b != 0)
+    assert (dropped & (a != 0).any((1, 2), keepdims=True)).any()  # single values, not channels
