@@ -2,7 +2,8 @@
 
 The port, https://github.com/wkentaro/pytorch-fcn (package `torchfcn`), keeps the names of Caffe's
 layers: conv1_1 to conv5_3, fc6, fc7, score_fr, upscore2, score_pool4, upscore_pool4, score_pool3,
-and upscore, upscore16 or upscore8.
+and upscore, upscore16 or upscore8. Weights that were trained by Caffe expect images in the order
+blue, green, red, of 0..255 minus the means 104.00699, 116.66877 and 122.67892.
 """
 
 import re
