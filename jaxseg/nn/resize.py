@@ -5,6 +5,8 @@ axis by axis, and bilinear weights form a matrix: its gradient is the transposed
 of a gather would be a scatter.
 """
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -83,6 +85,10 @@ def bilinear(x: Array, size: Size, *, align_corners: bool = False) -> Array:
                 precision=lax.Precision.HIGHEST,
             )
     return y.astype(x.dtype)
+
+
+bilinear_aligned = partial(bilinear, align_corners=True)
+"""`bilinear` with the corner pixels of both maps on each other."""
 
 
 def _bilinear_matrix(length: int, out: int, align_corners: bool) -> np.ndarray:
