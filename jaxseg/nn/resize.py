@@ -22,12 +22,15 @@ def nearest(x: Array, size: Size) -> Array:
         size: Height and width of the result.
 
     Returns:
-        `[N, *size, C]` of the same type.
+        `[N, *size, C]` of the same type. Gradients of floating point ones are added up in float32
+        or wider.
 
     >>> nearest(jnp.arange(3).reshape(1, 1, 3, 1), (1, 5))[0, 0, :, 0].tolist()
     [0, 0, 1, 1, 2]
     """
-    return _nearest_axis(_nearest_axis(x, 1, size[0]), 2, size[1])
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    y = x.astype(np.promote_types(np.float32, x.dtype)) if floating else x
+    return _nearest_axis(_nearest_axis(y, 1, size[0]), 2, size[1]).astype(x.dtype)
 
 
 def _nearest_axis(x: Array, axis: int, out: int) -> Array:

@@ -64,6 +64,16 @@ def transposed_convolution(
     return lax.pad(y, jnp.zeros((), y.dtype), ((0, 0, 0), side, side, (0, 0, 0)))
 
 
+def add_bias(x: Array, bias: Array) -> Array:
+    """`x + bias` in the type of both, whose gradient is added up over the pixels in float32 or wider.
+
+    >>> add_bias(jnp.zeros((1, 1, 2, 2)), jnp.arange(2.0)).ravel().tolist()
+    [0.0, 1.0, 0.0, 1.0]
+    """
+    wide = np.promote_types(np.float32, x.dtype)
+    return (x.astype(wide) + bias.astype(wide).reshape(1, 1, 1, -1)).astype(x.dtype)
+
+
 def bilinear_kernel(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     """The kernel `[k, k, C, F]` of a transposed convolution that interpolates bilinearly.
 
@@ -146,8 +156,7 @@ class TransposedConv(nn.Module):
         y = transposed_convolution(
             x, kernel, f, padding=padding, output_padding=2 * padding - (k - f)
         )
-        if bias is not None:
-            y = y + bias.reshape(1, 1, 1, -1)
+        y = y if bias is None else add_bias(y, bias)
         return y if size is None else fit(y, size, f)
 
     def _settled(self, x: Array, size: Size | None) -> int:

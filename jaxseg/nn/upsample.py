@@ -29,7 +29,7 @@ from jaxseg.errors import InputError
 from jaxseg.nn.convolution import convolution
 from jaxseg.nn.fit import fit, least_factor
 from jaxseg.nn.resize import bilinear, bilinear_aligned, nearest
-from jaxseg.nn.transposed import TransposedConv, bilinear_kernel
+from jaxseg.nn.transposed import TransposedConv, add_bias, bilinear_kernel
 from jaxseg.typing import Array, Size, Upsample
 
 
@@ -152,7 +152,7 @@ class SubPixelConv(nn.Module):
         layout = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
         same = ((1, 1), (1, 1))
         y = convolution(x, kernel, (1, 1), same, rhs_dilation=(1, 1), dimension_numbers=layout)
-        y = depth_to_space(y + bias.reshape(1, 1, 1, -1), f)
+        y = depth_to_space(add_bias(y, bias), f)
         return y if size is None else fit(y, size, f)
 
     def _settled(self, x: Array, size: Size | None) -> int:
