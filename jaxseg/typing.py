@@ -15,6 +15,8 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 Upsample = Callable[[Array, Size], Array]
 """`upsample(x, size)`: `[N, H, W, C]` to `[N, *size, C]`; `jaxseg.nn.upsample` has every kind."""
+Merge = Callable[[Array, Array], Array]
+"""`merge(x, skip)`: `[N, H, W, C]` and `[N, H, W, D]` to `[N, H, W, _]`; see `jaxseg.nn.merge`."""
 
 
 class Output(NamedTuple):
