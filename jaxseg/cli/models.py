@@ -40,6 +40,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _on_usual(name: str) -> tuple[str, Any]:
     """An architecture on the first encoder that it stands on, and that one's name."""
+    if not models.takes_encoder(name):
+        return "-", models.create(name, num_classes=21)
     for encoder in (*_USUAL, *encoders.names()):
         try:
             return encoder, models.create(name, encoder=encoder, num_classes=21)

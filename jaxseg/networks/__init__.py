@@ -2,5 +2,6 @@
 
 from jaxseg.networks.fcn import FCNVGG
 from jaxseg.networks.segnet import SegNet
+from jaxseg.networks.unet import OriginalUNet, PlainUNet
 
-__all__ = ["FCNVGG", "SegNet"]
+__all__ = ["FCNVGG", "OriginalUNet", "PlainUNet", "SegNet"]

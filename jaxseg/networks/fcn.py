@@ -15,7 +15,7 @@ from jaxseg.errors import InputError
 from jaxseg.nn.blocks import kaiming_fan_in
 from jaxseg.nn.convolution import convolution
 from jaxseg.nn.images import checked, wide
-from jaxseg.nn.upsample import bilinear_kernel
+from jaxseg.nn.transposed import bilinear_kernel, transposed_convolution
 from jaxseg.typing import Array, Output, Variables
 
 WINDOW = 7
@@ -178,27 +178,6 @@ class Upscore(nn.Module):
         kernel = self.param("kernel", bilinear_kernel, shape, self.param_dtype)
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         return transposed_convolution(x, kernel, self.factor)
-
-
-def transposed_convolution(x: Array, kernel: Array, factor: int) -> Array:
-    """The transposed convolution of `x` with `[2 * factor, 2 * factor, C, F]`, without padding.
-
-    Pixel `factor * q + r` of the result gathers the pixels `q` and `q - 1`, each weighted by
-    another half of the kernel, so the phases `r` are channels of one 2x2 convolution, and are then
-    spread out: XLA's own strided form is many times slower on a CPU.
-
-    >>> kernel = jnp.arange(4.0).reshape(1, 4, 1, 1) * jnp.ones((4, 1, 1, 1))
-    >>> transposed_convolution(jnp.ones((1, 1, 2, 1)), kernel, 2)[0, 0, :, 0].tolist()
-    [0.0, 1.0, 2.0, 4.0, 2.0, 3.0]
-    """
-    n, h, w, _ = x.shape
-    _, _, channels, features = kernel.shape
-    kernel = kernel.reshape(2, factor, 2, factor, channels, features)[::-1, :, ::-1]
-    kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, channels, -1)
-    layout = ("NHWC", "HWIO", "NHWC")
-    y = lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=layout)
-    y = y.reshape(n, h + 1, w + 1, factor, factor, features).transpose(0, 1, 3, 2, 4, 5)
-    return y.reshape(n, (h + 1) * factor, (w + 1) * factor, features)
 
 
 def interpolated(x: Array, factor: int) -> Array:

@@ -11,7 +11,7 @@ from jaxseg.classifiers import Classifier, DenseHead, fully_convolutional
 from jaxseg.errors import InputError
 from jaxseg.networks import FCNVGG
 from jaxseg.networks.fcn import next_stage
-from jaxseg.nn.upsample import bilinear_kernel
+from jaxseg.nn.transposed import bilinear_kernel
 
 ENCODER = encoders.VGG((1, 1, 1, 1, 1), False, (4, 5, 6, 7, 8))
 FEATURES, CLASSES = 10, 3

@@ -7,6 +7,7 @@ import jaxseg
 from jaxseg import encoders, pretrained
 from jaxseg.classifiers import Classifier, ConvHead, DenseHead, fully_convolutional
 from jaxseg.errors import InputError
+from jaxseg.nn.transposed import bilinear_kernel
 
 SMALL = encoders.ResNet((1, 1, 1, 1))
 
@@ -270,7 +271,7 @@ def test_upsampling_that_stays_bilinear_must_be_so_in_the_file():
     assert set(state_dict) == set(
         pretrained.to_torch(learned, random_like(template(learned)), source="torchfcn")
     )
-    kernel = jaxseg.nn.upsample.bilinear_kernel(jax.random.key(0), (32, 32, 3, 3))
+    kernel = bilinear_kernel(jax.random.key(0), (32, 32, 3, 3))
     constant = state_dict["upscore16.weight"]
     np.testing.assert_array_equal(constant, np.asarray(kernel).transpose(2, 3, 0, 1))
     back = pretrained.from_torch(model, template(model), state_dict, source="torchfcn")
