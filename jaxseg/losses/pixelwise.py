@@ -1,6 +1,9 @@
 """Cross-entropies: logits and labels to a loss of each pixel `[N, H, W]`, and their mean.
 
 `jaxseg.losses.targets` says which labels are read how, what ignoring means and what a wrong label does.
+
+Where only the mean is wanted take `cross_entropy`: XLA on a CPU fuses its sums with what computes the summands, while for a
+`jnp.mean` it first writes the loss of each sigmoid to memory, as large as the logits.
 """
 
 from typing import NamedTuple
