@@ -50,11 +50,11 @@ def figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save(drawn: Figure, out: Path, name: str) -> None:
+def save(drawn: Figure, out: Path, name: str, dpi: int = 144) -> None:
     """Writes `name`, an SVG or a PNG, the same bytes each time."""
     out.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if name.endswith(".svg") else {"Software": None}
-    drawn.savefig(out / name, dpi=144, metadata=metadata)
+    drawn.savefig(out / name, dpi=dpi, metadata=metadata)
     print(f"{out / name}  {(out / name).stat().st_size / 1000:.0f} kB")
 
 
