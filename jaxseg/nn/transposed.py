@@ -22,8 +22,8 @@ def transposed_convolution(
     Equal to `torch.nn.functional.conv_transpose2d` with the kernel `[k, k, C, F]` for its
     `[C, F, k, k]`. Pixel `stride * q + r` of the result gathers the inputs `q`, `q - 1`, ..., each
     weighted by another slice of the kernel, so the phases `r` are channels of one convolution with
-    `ceil(k / stride)` taps, a matrix product where windows do not overlap: XLA's own strided form is
-    many times slower on a CPU.
+    `ceil(k / stride)` taps, and with one or two of them a matrix product. On a CPU the gradient of
+    XLA's own form takes many times as long.
 
     Args:
         x: `[N, H, W, C]`, floating point.
@@ -50,13 +50,16 @@ def transposed_convolution(
     kernel = jnp.pad(kernel, (more, more, (0, 0), (0, 0)))
     kernel = kernel.reshape(taps, stride, taps, stride, channels, features)[::-1, :, ::-1]
     kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(taps, taps, channels, -1)
-    if taps == 1:
-        y = lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
-    else:
-        sides = (taps - 1, taps - 1)
+    h, w = h + taps - 1, w + taps - 1
+    sides = (taps - 1, taps - 1)
+    if taps > 2:
         layout = ("NHWC", "HWIO", "NHWC")
         y = lax.conv_general_dilated(x, kernel, (1, 1), (sides, sides), dimension_numbers=layout)
-    h, w = h + taps - 1, w + taps - 1
+    else:
+        x = jnp.pad(x, ((0, 0), sides, sides, (0, 0)))
+        seen = [x[:, i : i + h, j : j + w] for i in range(taps) for j in range(taps)]
+        flat = kernel.reshape(-1, kernel.shape[-1])
+        y = lax.dot_general(jnp.concatenate(seen, axis=-1), flat, (((3,), (0,)), ((), ())))
     y = y.reshape(n, h, w, stride, stride, features).transpose(0, 1, 3, 2, 4, 5)
     y = y.reshape(n, h * stride, w * stride, features)
     end = k - taps * stride + output_padding - padding

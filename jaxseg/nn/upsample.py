@@ -10,7 +10,7 @@ What takes a choice of upsampling (`UNet`, `SegmentationModel`) takes such a cal
 | `partial(max_unpool, indices=places)` | none | the places tell |
 | `transposed` | a kernel, at first bilinear | cuts the end |
 | `sub_pixel` | a convolution, at first nearest | cuts the end |
-| `pixel_shuffle` | none; divides `C` by `f * f` | cuts the end |
+| `partial(pixel_shuffle, factor=f)` | none; divides `C` by `f * f` | cuts the end |
 
 The learned kinds make a layer of their own wherever they are called inside of a module's
 `nn.compact` method. Options are bound by `functools.partial`, such as `partial(transposed,
@@ -172,8 +172,9 @@ def pixel_shuffle(x: Array, size: Size, *, factor: int | None = None) -> Array:
     Args:
         x: `[N, H, W, C]` of any type; `factor**2` divides `C`.
         size: Height and width of the result.
-        factor: The whole factor to upsample by; the least that reaches `size` by default. What is
-            too much is cut at the bottom and right.
+        factor: The whole factor to upsample by; the least that reaches `size` by default, which of
+            a map of one pixel is no more than a guess. What is too much is cut at the bottom and
+            right.
 
     Returns:
         `[N, *size, C / factor**2]` of the same type.
@@ -218,6 +219,5 @@ UPSAMPLINGS: dict[str, Upsample] = {
     "bilinear_aligned": bilinear_aligned,
     "transposed": transposed,
     "sub_pixel": sub_pixel,
-    "pixel_shuffle": pixel_shuffle,
 }
-"""The kinds that need no more than a name; max-unpooling needs the places of a pool."""
+"""The kinds that need no more than a name: neither a pool's places nor, where maps may have one pixel, a factor."""

@@ -24,6 +24,7 @@ from jaxseg.nn import (
 )
 from jaxseg.typing import Upsample
 
+KINDS = {**UPSAMPLINGS, "pixel_shuffle": pixel_shuffle}
 LEARNED = {"transposed": "TransposedConv", "sub_pixel": "SubPixelConv"}
 
 
@@ -44,11 +45,11 @@ def noise(*shape, dtype=np.float32):
     return jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
 
 
-@pytest.mark.parametrize("name", UPSAMPLINGS)
+@pytest.mark.parametrize("name", KINDS)
 def test_every_kind_reaches_whole_factors_and_exact_sizes(name):
     x = noise(2, 3, 4, 144)
     for sizes in [((6, 8), (18, 24)), ((5, 7), (9, 14)), ((3, 4), (11, 16))]:
-        model = Twice(UPSAMPLINGS[name], sizes)
+        model = Twice(KINDS[name], sizes)
         y, variables = jax.eval_shape(
             lambda x, m=model: m.init_with_output(jax.random.key(0), x), x
         )
@@ -61,12 +62,12 @@ def test_every_kind_reaches_whole_factors_and_exact_sizes(name):
         assert half.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("name", UPSAMPLINGS)
+@pytest.mark.parametrize("name", KINDS)
 def test_what_is_too_much_is_cut_or_interpolated(name):
-    x, one = noise(1, 2, 3, 4), Twice(UPSAMPLINGS[name], ((4, 6),))
+    x, one = noise(1, 2, 3, 4), Twice(KINDS[name], ((4, 6),))
     variables = one.init(jax.random.key(0), x)
     whole = one.apply(variables, x)
-    less = Twice(UPSAMPLINGS[name], ((4, 5),)).apply(variables, x)
+    less = Twice(KINDS[name], ((4, 5),)).apply(variables, x)
     assert (np.asarray(less == whole[:, :, :5]).all()) == (not name.startswith("bilinear"))
 
 
