@@ -92,19 +92,18 @@ def measure(steps: int, seeds: int, lengths: tuple[int, int, int]) -> dict[str, 
 
 def spread(values: list[float]) -> str:
     """The mean, and the smallest and the largest value."""
-    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    return f"{np.mean(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
 def table(result: dict[str, Any]) -> str:
     """The rows of the page's table."""
-    head = "| loss | halfway, IoU | IoU | precision | recall | IoU at the chosen threshold |"
-    lines = [head, "|---|---|---|---|---|---|"]
+    head = "| loss | IoU | precision | recall | IoU, threshold chosen |"
+    lines = [head, "|---|---|---|---|---|"]
     for loss in LOSSES:
         runs = [run for run in result["runs"] if run["loss"] == loss]
-        half = [run["curve"][len(run["curve"]) // 2][1] for run in runs]
         names = ("iou", "precision", "recall", "iou_at_threshold")
         columns = [[run[name] for run in runs] for name in names]
-        cells = " | ".join(spread(values) for values in [half, *columns])
+        cells = " | ".join(spread(values) for values in columns)
         lines.append(f"| {NAMES[loss]} | {cells} |")
     return "\n".join(lines)
 

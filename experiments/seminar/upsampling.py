@@ -48,13 +48,13 @@ def draw_kinds(out: Path) -> None:
     kinds = {
         "nearest": nn.nearest(x, size),
         "bilinear": fine,
-        "bilinear, aligned corners": nn.bilinear_aligned(x, size),
+        "bilinear,\naligned corners": nn.bilinear_aligned(x, size),
         "max-unpooling": nn.max_unpool(x, size, indices=places),
-        "transposed convolution,\nbilinear kernel": nn.transposed_convolution(
+        "transposed conv.,\nbilinear kernel": nn.transposed_convolution(
             x, kernel, FACTOR, padding=2
         ),
     }
-    figure = style.figure(9.6, 2.3)
+    figure = style.figure(9.6, 2.1)
     panels = figure.subplots(1, 6)
     style.picture(panels[0], x[0, :, :, 0], "8 x 8\n", cmap="cividis", vmin=0, vmax=1)
     for axes, (name, image) in zip(panels[1:], kinds.items(), strict=True):
@@ -62,7 +62,7 @@ def draw_kinds(out: Path) -> None:
         title = name if "\n" in name else name + "\n"
         style.picture(axes, image[0, :, :, 0], title, cmap="cividis", vmin=0, vmax=1)
     for axes in panels:
-        axes.title.set_fontsize(8)
+        axes.title.set_fontsize(9)
     style.save(figure, out, "upsampling.png")
 
 
@@ -78,11 +78,11 @@ def draw_checkerboard(out: Path) -> None:
         "pixel shuffle, random": nn.pixel_shuffle(x * shuffled.reshape(1, 1, 1, 4), (16, 16)),
         "kernel 4, bilinear": transposed(x, 4, "bilinear"),
     }
-    figure = style.figure(9.6, 2.0)
+    figure = style.figure(9.6, 1.9)
     for axes, (name, image) in zip(figure.subplots(1, 6), kinds.items(), strict=True):
         image = np.asarray(image[0, :, :, 0])
         style.picture(axes, image / image.max(), name, cmap="cividis", vmin=0.2, vmax=1.05)
-        axes.title.set_fontsize(8)
+        axes.title.set_fontsize(9)
     style.save(figure, out, "checkerboard.png")
 
 
