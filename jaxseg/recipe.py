@@ -25,14 +25,16 @@ class ModelRecipe:
 
     name: str = "unet"
     """An architecture that `jaxseg models` lists."""
-    encoder: str = "resnet18"
-    """An encoder that `jaxseg models` lists, or "package.module:builder" for one of your own."""
+    encoder: str | None = None
+    """An encoder that `jaxseg models` lists, or "package.module:builder" for one of your own; left out, resnet18, or
+    none where the architecture has none to choose."""
     options: dict[str, Option] = field(default_factory=dict)
-    """Options of the architecture's builder."""
+    """Options of the architecture's builder, such as upsample transposed."""
     encoder_options: dict[str, Option] = field(default_factory=dict)
     """Options of the encoder's builder, such as output_stride."""
     pretrained: str | None = None
-    """Encoder weights: a hub name such as timm/resnet34.a1_in1k, or a local .safetensors file."""
+    """Weights: a hub name such as timm/resnet34.a1_in1k, or a local .safetensors file. Those of a classifier fill the
+    encoder, those of a whole network all of it."""
     mean: tuple[float, ...] | None = None
     """Mean of each image channel in 0..1; left out, that of the pretrained weights or of ImageNet."""
     std: tuple[float, ...] | None = None

@@ -1,5 +1,6 @@
 """`jaxseg train [RECIPE.py] [--run DIR | --resume RUN] [--field value ...]`: trains and writes a run folder."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,6 +73,8 @@ def _new_name(name: str) -> str:
 def _train(recipe: Recipe, folder: str, resume: bool) -> None:
     shown = console()
     stop = StopRequest()
+    named = dataclasses.replace(recipe.model, encoder=assemble.encoder_of(recipe.model))
+    recipe = dataclasses.replace(recipe, model=named)  # the run folder says what it was
     if not resume:
         RunFolder(folder).check_new()  # before anything that takes time
     train_source = assemble.open_source(recipe.data, recipe.data.train_split)
@@ -137,7 +140,7 @@ def _train(recipe: Recipe, folder: str, resume: bool) -> None:
         run.create(recipe, facts)  # only now: nothing in the recipe can be wrong any more
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     shown.print(
-        f"{recipe.model.name} with {recipe.model.encoder}: {count:,} parameters, {len(train_source)} images to "
+        f"{assemble.title(recipe.model)}: {count:,} parameters, {len(train_source)} images to "
         f"train on, {len(validation_source)} to validate on, {steps} steps from {start}; run folder {run.path}"
     )
 
