@@ -68,7 +68,9 @@ def one(
     return run | {"curve": curve, "iou_by_threshold": [round(float(x), 4) for x in iou[::8]]}
 
 
-def measure(steps: int, seeds: int, lengths: tuple[int, int, int]) -> dict[str, Any]:
+def measure(
+    steps: int, seeds: int, lengths: tuple[int, int, int], channels: tuple[int, ...]
+) -> dict[str, Any]:
     """Trains with every loss from every seed, and once with the cross-entropy for three times as long."""
     parts = tuple(rare(length, seed) for seed, length in enumerate(lengths))
     result: dict[str, Any] = {
@@ -78,7 +80,7 @@ def measure(steps: int, seeds: int, lengths: tuple[int, int, int]) -> dict[str, 
         "images_with_a_bar": [float(labels.any((1, 2)).mean()) for _, labels in parts],
     }
     print(result, flush=True)
-    model = models.unet(num_classes=1, encoder=small_encoder(4), channels=(48, 32, 16, 8))
+    model = models.unet(num_classes=1, encoder=small_encoder(4), channels=channels)
     trainers = {loss: Trainer(model, loss, steps) for loss in LOSSES}
     result["runs"] = [
         one(trainer, loss, seed, parts)
