@@ -43,6 +43,8 @@ class ModelRecipe:
     """What the network computes in, float32 or bfloat16; parameters and statistics stay float32."""
     freeze_encoder: bool = False
     """Keep the encoder's parameters as they are."""
+    freeze: tuple[str, ...] = ()
+    """Further parts whose parameters stay as they are, by path, such as encoder/stem encoder/stage1_block0."""
     freeze_statistics: typing.Literal["none", "encoder", "all"] = "none"
     """Whose BatchNorm layers use and keep their stored statistics while training."""
 
@@ -152,6 +154,8 @@ class LossRecipe:
     """Weight of each class."""
     aux_weight: float = 0.4
     """Weight of the auxiliary heads' losses, where the network has such heads."""
+    aux_weights: tuple[float, ...] | None = None
+    """Weight of each auxiliary head in turn (deep supervision), instead of one for all."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,8 @@ class OptimizerRecipe:
     """Weight decay of the kernels (biases and normalisation have none)."""
     clip_norm: float | None = 1.0
     """Largest global norm of the gradient; none leaves it as it is."""
+    rate_factors: dict[str, float] = field(default_factory=dict)
+    """Multiples of the learning rate for parts, by path, such as encoder 0.1."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +200,12 @@ class TrainRecipe:
     """Into how many bands the rows of each image are cut, a device for each, where one cannot hold an image (jit)."""
     cut_state: bool = False
     """Cut parameters and optimizer state over the devices instead of keeping a copy on each (jit)."""
+    micro_batches: int = 1
+    """Into how many parts a batch is cut that are in memory one after the other; the gradient is the whole batch's."""
+    rematerialize: bool = False
+    """Keep what convolutions give, and compute the maps between them again for the gradient, to save memory."""
+    ema_decay: float | None = None
+    """How much of an average of the parameters a step keeps, such as 0.999; the average is then what is evaluated."""
     log_every: int = 10
     """Steps between two lines of the log."""
 
@@ -283,6 +295,7 @@ def checked(recipe: Recipe) -> Recipe:
         "train.patience": 1,
         "train.devices": 1,
         "train.bands": 1,
+        "train.micro_batches": 1,
         "train.log_every": 1,
         "data.workers": 0,
     }

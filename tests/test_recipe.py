@@ -146,7 +146,7 @@ def test_data_may_move_between_a_stop_and_going_on():
 
 def test_every_loss_has_a_weight_in_the_recipe():
     fields = {field.name for field in dataclasses.fields(LossRecipe)}
-    assert set(losses.names()) == fields - {"class_weights", "aux_weight", "options"}
+    assert set(losses.names()) == fields - {"class_weights", "aux_weight", "aux_weights", "options"}
 
 
 def test_losses_and_their_options_reach_the_loss():

@@ -1,6 +1,6 @@
 """From a recipe's names and numbers to sources, model, loss and optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from jaxseg.recipe import AugmentRecipe, DataRecipe, ModelRecipe, Recipe
 from jaxseg.train import optimizers
 from jaxseg.train.layout import fully_sharded, whole
 from jaxseg.train.parallel import Parallel
+from jaxseg.train.rates import scale_rates
+from jaxseg.train.remat import keep_products
 from jaxseg.train.variables import initialize
 from jaxseg.typing import Array, Variables
 
@@ -219,6 +221,7 @@ def loss(recipe: Recipe, facts: Facts) -> Callable[..., Any]:
         ignore_index=facts.ignore_index,
         class_weights=recipe.loss.class_weights,
         aux_weight=recipe.loss.aux_weight,
+        aux_weights=recipe.loss.aux_weights,
         options=options,
     )
 
@@ -239,7 +242,20 @@ def optimizer(recipe: Recipe, schedule: optax.Schedule) -> optax.GradientTransfo
         weight_decay=recipe.optimizer.weight_decay,
         clip_norm=recipe.optimizer.clip_norm,
     )
-    return optimizers.freeze(chain, ("encoder",)) if recipe.model.freeze_encoder else chain
+    if recipe.optimizer.rate_factors:
+        chain = scale_rates(chain, recipe.optimizer.rate_factors)
+    frozen = (*(("encoder",) if recipe.model.freeze_encoder else ()), *recipe.model.freeze)
+    return optimizers.freeze(chain, frozen) if frozen else chain
+
+
+def step_options(recipe: Recipe) -> dict[str, Any]:
+    """What the recipe asks of `make_train_step` beside model, optimizer and loss."""
+    return {
+        "frozen_statistics": frozen_statistics(recipe.model),
+        "ema_decay": recipe.train.ema_decay,
+        "micro_batches": recipe.train.micro_batches,
+        "remat": keep_products if recipe.train.rematerialize else None,
+    }
 
 
 def frozen_statistics(recipe: ModelRecipe) -> tuple[str, ...]:
@@ -247,9 +263,9 @@ def frozen_statistics(recipe: ModelRecipe) -> tuple[str, ...]:
     return {"none": (), "encoder": ("encoder",), "all": ("",)}[recipe.freeze_statistics]
 
 
-def parallel(recipe: Recipe) -> Parallel:
-    """The recipe's strategy over the devices it asks for."""
-    devices = jax.local_devices()
+def parallel(recipe: Recipe, devices: Sequence[Any] | None = None) -> Parallel:
+    """The recipe's strategy over as many of the devices, the local ones by default, as it asks for."""
+    devices = jax.local_devices() if devices is None else devices
     wanted = recipe.train.devices
     if wanted is not None and not 1 <= wanted <= len(devices):
         raise InputError(f"train.devices is {wanted}, but there are {len(devices)}")
@@ -268,4 +284,10 @@ def parallel(recipe: Recipe) -> Parallel:
                 f"a batch of {size} cannot be divided over {parts} {holders}: make it a multiple, "
                 "or use fewer (--train.devices)"
             )
+    micro = recipe.train.micro_batches
+    if recipe.train.batch_size % (parts * micro):
+        raise InputError(
+            f"{recipe.train.batch_size // parts} images on a device cannot be cut into {micro} micro-batches: make "
+            f"--train.batch-size a multiple of {parts * micro}"
+        )
     return built

@@ -62,10 +62,11 @@ def restore_variables(run: RunFolder, network: Network, checkpoint: str = "best"
     if checkpoint == "best":
         return run.best.restore(network.shapes())[0]
     optimizer = assemble.optimizer(run.recipe, assemble.learning_rate(run.recipe, 10**6))
+    ema = run.recipe.train.ema_decay is not None
     template = jax.eval_shape(
-        lambda variables: create_state(variables, optimizer), network.shapes()
+        lambda variables: create_state(variables, optimizer, ema=ema), network.shapes()
     )
-    return run.last.restore(template)[0].variables
+    return run.last.restore(template)[0].evaluated.variables
 
 
 def evaluator(
@@ -92,7 +93,9 @@ def evaluator(
             batch_size=recipe.train.eval_batch_size or recipe.train.batch_size,
             ignore_index=facts.ignore_index,
         )
-        return evaluate(state, step, batches, num_classes=facts.num_classes, parallel=parallel)
+        return evaluate(
+            state.evaluated, step, batches, num_classes=facts.num_classes, parallel=parallel
+        )
 
     return score
 

@@ -109,7 +109,9 @@ def _train(recipe: Recipe, folder: str, resume: bool) -> None:
     variables = network.init(recipe.train.seed)
     if facts.pretrained is not None and not goes_on:
         variables = pretrained.load(network.model, variables, facts.pretrained)
-    state = parallel.replicate(create_state(variables, optimizer))
+    state = parallel.replicate(
+        create_state(variables, optimizer, ema=recipe.train.ema_decay is not None)
+    )
     progress = Progress()
     if goes_on:
         state, values = run.last.restore(state)
@@ -120,7 +122,7 @@ def _train(recipe: Recipe, folder: str, resume: bool) -> None:
             optimizer,
             loss,
             preprocess=network.preprocess,
-            frozen_statistics=assemble.frozen_statistics(recipe.model),
+            **assemble.step_options(recipe),
         )
     )
     start = int(state.step)

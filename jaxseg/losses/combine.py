@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -64,25 +64,28 @@ def make_loss_fn(
     ignore_index: int = 255,
     class_weights: ClassWeights | None = None,
     aux_weight: float = 0.4,
+    aux_weights: Sequence[float] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> LossFn:
     r"""A weighted sum of losses, of the main logits and of every auxiliary head.
 
-    $$ L = \sum_j \omega_j\, l_j(z) + \alpha \sum_h \sum_j \omega_j\, l_j(z_h) $$
+    $$ L = \sum_j \omega_j\, l_j(z) + \sum_h \alpha_h \sum_j \omega_j\, l_j(z_h) $$
 
     Args:
         weights: $\omega_j$ by name of the loss, such as `{"cross_entropy": 1.0, "dice": 0.5}`.
         ignore_index: The label of pixels that count for nothing.
         class_weights: `[max(K, 2)]` for every loss; ones by default.
-        aux_weight: $\alpha$, the weight of each auxiliary head.
+        aux_weight: $\alpha_h$, the weight of each auxiliary head.
+        aux_weights: $\alpha_h$ of each auxiliary head in turn (deep supervision), instead of one for all.
         options: More keyword arguments of a loss, by its name, such as `{"tversky": {"alpha": 0.2}}`.
 
     Returns:
         `loss_fn(output, batch) -> (scalar, logs)`; the logs hold each loss of the main logits by its name, unweighted,
-        and `"aux"`, the sum over auxiliary heads before $\alpha$, where the model has any.
+        and `"aux"`, the sum over auxiliary heads before $\alpha_h$, where the model has any.
 
     Raises:
-        InputError: No loss at all, an unknown name or option, or a weight that is negative or not finite.
+        InputError: No loss at all, an unknown name or option, or a weight that is negative or not finite; when called,
+            as many auxiliary weights as the model has heads are not there.
 
     What is absent or ignored altogether is a matter of each loss by itself.
 
@@ -105,6 +108,9 @@ def make_loss_fn(
             raise InputError(
                 f"the weight of {name} is {weight}: it must be finite and not negative"
             )
+    for weight in aux_weights or ():
+        if not 0 <= weight < float("inf"):
+            raise InputError(f"an auxiliary weight is {weight}: it must be finite and not negative")
     options = options or {}
     _check_options(options, weights)
     terms = {
@@ -125,9 +131,14 @@ def make_loss_fn(
     def loss_fn(output: Output, batch: Batch) -> tuple[Array, dict[str, Array]]:
         loss, logs = evaluate(output.logits, batch["label"])
         if output.aux_logits:
-            heads = (evaluate(logits, batch["label"])[0] for logits in output.aux_logits)
-            aux = jnp.asarray(sum(heads))
-            loss, logs = loss + aux_weight * aux, {**logs, "aux": aux}
+            heads = [evaluate(logits, batch["label"])[0] for logits in output.aux_logits]
+            shares = [aux_weight] * len(heads) if aux_weights is None else aux_weights
+            if len(shares) != len(heads):
+                raise InputError(
+                    f"{len(shares)} auxiliary weights for {len(heads)} auxiliary heads"
+                )
+            loss = loss + sum(share * head for share, head in zip(shares, heads, strict=True))
+            logs = {**logs, "aux": jnp.asarray(sum(heads))}
         return loss, logs
 
     return loss_fn

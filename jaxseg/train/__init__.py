@@ -6,6 +6,8 @@ What needs more than JAX, Flax and optax is imported by its own name: `jaxseg.tr
 from jaxseg.train.layout import by_prefix, fully_sharded, whole
 from jaxseg.train.optimizers import adamw, cosine, freeze, poly, sgd
 from jaxseg.train.parallel import Parallel
+from jaxseg.train.rates import scale_rates
+from jaxseg.train.remat import keep_products
 from jaxseg.train.state import TrainState, create_state
 from jaxseg.train.step import EvalTotals, make_eval_step, make_train_step
 from jaxseg.train.variables import initialize
@@ -21,9 +23,11 @@ __all__ = [
     "freeze",
     "fully_sharded",
     "initialize",
+    "keep_products",
     "make_eval_step",
     "make_train_step",
     "poly",
+    "scale_rates",
     "sgd",
     "whole",
 ]

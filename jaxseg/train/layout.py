@@ -2,9 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
-
-import jax
 
 from jaxseg.errors import InputError
 from jaxseg.train.paths import under
@@ -84,12 +81,3 @@ def by_prefix(rules: Mapping[str, Layout]) -> Layout:
         return None
 
     return layout
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """A leaf's path in a tree as layouts read it.
-
-    >>> [path_name(path) for path, _ in jax.tree.leaves_with_path({"a": [1, {"b": 2}]})]
-    ['a/0', 'a/1/b']
-    """
-    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -139,7 +139,7 @@ def fit(
                 scores = validate(state)
             progress = progress.after(at, scores["mean_iou"])
             if progress.best_step == at:
-                best.save(at, state.variables, scores)
+                best.save(at, state.evaluated.variables, scores)
             observer.on_validation(at, scores, progress.best_step == at)
             last.save(at, state, dataclasses.asdict(progress))
         if at >= end or stop.requested or _exhausted(progress, schedule):

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from jaxseg.errors import InputError
-from jaxseg.train.paths import check_prefixes, under_any
+from jaxseg.train.paths import check_prefixes, path_name, under_any
 
 
 def poly(peak: float, steps: int, *, warmup_steps: int = 0, power: float = 0.9) -> optax.Schedule:
@@ -169,8 +169,7 @@ def freeze(optimizer: optax.GradientTransformation, prefixes: Sequence[str]) -> 
         raise InputError(f"prefixes are several: give ({prefixes!r},) instead of {prefixes!r}")
 
     def trainable(params):
-        paths = jax.tree.leaves_with_path(params)
-        names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+        names = [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
         check_prefixes(prefixes, names, "parameter")
         return jax.tree.unflatten(
             jax.tree.structure(params), [not under_any(name, prefixes) for name in names]

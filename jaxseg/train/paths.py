@@ -1,8 +1,20 @@
 """Parts of a model by the beginning of their path, such as `"encoder"` or `"encoder/stem"`."""
 
 from collections.abc import Iterable
+from typing import Any
+
+import jax
 
 from jaxseg.errors import InputError
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A leaf's path in a tree, as prefixes and layouts read it.
+
+    >>> [path_name(path) for path, _ in jax.tree.leaves_with_path({"a": [1, {"b": 2}]})]
+    ['a/0', 'a/1/b']
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def under(path: str, prefix: str) -> bool:

@@ -10,8 +10,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxseg import collective
 from jaxseg.errors import InputError
-from jaxseg.train.layout import Layout, path_name, whole
-from jaxseg.train.paths import under
+from jaxseg.train.layout import Layout, whole
+from jaxseg.train.paths import path_name, under
 from jaxseg.typing import Array
 
 Tree = TypeVar("Tree")

@@ -1,5 +1,6 @@
 """Everything that a training step changes, as one frozen pytree."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -48,6 +49,11 @@ class TrainState:
                 "this state keeps no average of its parameters: create_state(..., ema=True)"
             )
         return self.variables | {"params": self.ema}
+
+    @property
+    def evaluated(self) -> "TrainState":
+        """The state to evaluate: with the averaged parameters in place of the trained ones where an average is kept."""
+        return self if self.ema is None else dataclasses.replace(self, params=self.ema, ema=None)
 
 
 def create_state(

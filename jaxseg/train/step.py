@@ -11,6 +11,7 @@ import optax
 from jaxseg import collective
 from jaxseg.errors import InputError
 from jaxseg.metrics import ConfusionMatrix, labels_from_logits
+from jaxseg.train.accumulate import accumulated
 from jaxseg.train.optimizers import Freezing
 from jaxseg.train.state import TrainState
 from jaxseg.train.statistics import batch_norm
@@ -19,6 +20,7 @@ from jaxseg.typing import Array, Batch, Key
 Logs = dict[str, Array]
 LossFn = Callable[[Any, Batch], tuple[Array, Logs]]
 Preprocess = Callable[[Array], Array]
+Policy = Callable[..., bool]
 
 
 def _identity(image: Array) -> Array:
@@ -33,6 +35,8 @@ def make_train_step(
     preprocess: Preprocess = _identity,
     frozen_statistics: tuple[str, ...] = (),
     ema_decay: float | None = None,
+    micro_batches: int = 1,
+    remat: Policy | None = None,
 ) -> Callable[[TrainState, Batch, Key], tuple[TrainState, Logs]]:
     """A function that takes one optimizer step.
 
@@ -49,6 +53,10 @@ def make_train_step(
         frozen_statistics: Path prefixes of the BatchNorm layers that use and keep their running statistics, such as
             `("encoder",)`; `("",)` for all of them.
         ema_decay: How much of the averaged parameters a step keeps, in `[0, 1)`; for states that have an average.
+        micro_batches: How many parts each device's images are cut into, one in memory at a time: see
+            `train.accumulate`. The gradient is that of the whole batch, for every loss; batch normalisation sees parts.
+        remat: What the forward pass keeps for the backward pass, a policy of `jax.checkpoint` such as
+            `train.keep_products`; the rest is computed again. Everything is kept by default.
 
     Returns:
         `step(state, batch, key) -> (state, logs)`: `batch` holds `"image"` `[N, H, W, C]` and what the loss reads; `key`
@@ -85,20 +93,41 @@ def make_train_step(
         images = preprocess(batch["image"])
         dropout = collective.fold_in_device(jax.random.fold_in(key, state.step))
 
-        def loss_of(params: Any) -> tuple[Array, tuple[Logs, Any]]:
+        def forward(params: Any, statistics: Any, images: Array, key: Key) -> tuple[Any, Any]:
+            variables = state.variables | {"params": _trained(optimizer, params)}
+            if statistics:
+                variables["batch_stats"] = statistics
             with batch_norm(frozen_statistics):
                 output, updated = model.apply(
-                    state.variables | {"params": _trained(optimizer, params)},
+                    variables,
                     images,
                     train=True,
                     mutable=["batch_stats"],
-                    rngs={"dropout": dropout},
+                    rngs={"dropout": key},
                 )
-            loss, logs = loss_fn(_checked(output), batch)
-            return loss, (logs, updated.get("batch_stats", state.batch_stats))
+            return _checked(output), updated.get("batch_stats", statistics)
 
-        differentiate = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, (logs, batch_stats)), gradient = differentiate(state.params)
+        if remat is not None:
+            forward = jax.checkpoint(forward, policy=remat)
+
+        def loss_of(params: Any) -> tuple[Array, tuple[Logs, Any]]:
+            output, statistics = forward(params, state.batch_stats, images, dropout)
+            loss, logs = loss_fn(output, batch)
+            return loss, (logs, statistics)
+
+        if micro_batches == 1:
+            differentiate = jax.value_and_grad(loss_of, has_aux=True)
+            (loss, (logs, batch_stats)), gradient = differentiate(state.params)
+        else:
+            (loss, logs), batch_stats, gradient = accumulated(
+                forward,
+                lambda output: loss_fn(output, batch),
+                state.params,
+                state.batch_stats,
+                images,
+                dropout,
+                parts=micro_batches,
+            )
         # Each device differentiates the same global loss through its own part of the batch; the sum's transpose has
         # added up the devices' cotangents, so that the mean is the gradient.
         gradient, loss, logs = collective.pmean((gradient, loss, logs))

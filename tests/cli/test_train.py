@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -106,6 +107,39 @@ def test_bands_and_a_cut_state_train_stop_and_go_on_to_the_same_numbers(
     assert [row["step"] for row in rows] == [row["step"] for row in expected]
     for row, other in zip(rows, expected, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], abs=2e-3)
+
+
+@pytest.mark.slow
+def test_the_options_of_a_step_reach_it(fields, tmp_path, capsys):
+    """What is evaluated is the average, after training and later; frozen parts stay; the rest moves."""
+    run = tmp_path / "options"
+    options = [
+        "--train.ema-decay=0.5",
+        "--train.micro-batches=2",
+        "--train.rematerialize",
+        "--model.freeze",
+        "encoder/Conv_0",
+        "--optimizer.rate-factors",
+        "encoder",
+        "0.1",
+        "--model.dtype=bfloat16",
+    ]
+    assert main(["train", "--run", str(run), *fields, *options]) == 0
+    rows = [row for row in read_rows(run) if row["kind"] == "validation"]
+    best = max(rows, key=lambda row: row["mean_iou"])
+    capsys.readouterr()
+    for checkpoint, row in (("best", best), ("last", rows[-1])):
+        assert main(["evaluate", str(run), f"--checkpoint={checkpoint}"]) == 0
+        assert f"mIoU {row['mean_iou']!r}" in capsys.readouterr().out
+    trained, folder = arrays(run, "last"), RunFolder(run)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(trained)} == {"float32"}
+    start = assemble.network(folder.recipe.model, folder.facts).init(folder.recipe.train.seed)
+    moved = jax.tree.map(
+        lambda new, old: float(np.abs(np.asarray(new) - old).max()), trained, start
+    )["params"]
+    assert moved["encoder"]["Conv_0"] == {"kernel": 0.0, "bias": 0.0}
+    assert moved["encoder"]["Conv_1"]["kernel"] > 0
+    assert moved["head"]["conv"]["kernel"] > 5 * moved["encoder"]["Conv_1"]["kernel"]
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(finished, fields, tmp_path):

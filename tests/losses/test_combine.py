@@ -37,6 +37,21 @@ def test_auxiliary_heads_count_with_their_weight(batch):
     np.testing.assert_allclose(logs["cross_entropy"], a / 2, rtol=1e-6)
 
 
+def test_each_auxiliary_head_may_have_a_weight_of_its_own(batch):
+    logits, labels = batch()
+    main, first, second = (jnp.float32(logits * scale) for scale in (1, 0.5, 2))
+    one = jax.jit(make_loss_fn({"cross_entropy": 2.0}))
+    a, b, c = (one(Output(z), {"label": labels})[0] for z in (main, first, second))
+    loss_fn = make_loss_fn({"cross_entropy": 2.0}, aux_weights=(0.5, 0.25))
+    loss, logs = jax.jit(loss_fn)(Output(main, (first, second)), {"label": labels})
+    np.testing.assert_allclose(loss, a + 0.5 * b + 0.25 * c, rtol=1e-6)
+    np.testing.assert_allclose(logs["aux"], b + c, rtol=1e-6)
+    with pytest.raises(InputError, match="2 auxiliary weights for 1 auxiliary heads"):
+        loss_fn(Output(main, (first,)), {"label": labels})
+    with pytest.raises(InputError, match="an auxiliary weight is -1"):
+        make_loss_fn({"cross_entropy": 2.0}, aux_weights=(0.5, -1.0))
+
+
 def test_a_head_of_weight_zero_sends_no_gradient(batch):
     logits, labels = batch()
     loss_fn = make_loss_fn({"cross_entropy": 1.0}, aux_weight=0.0)
