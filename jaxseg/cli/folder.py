@@ -42,7 +42,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.last = Checkpoint(self.path / "checkpoints" / "last")
+        self.last = Checkpoint(self.path / "checkpoints" / "last", keep=2)
         self.best = Checkpoint(self.path / "checkpoints" / "best")
 
     def create(self, recipe: Recipe, facts: Facts) -> None:

@@ -57,6 +57,7 @@ def run(
 ):
     seen = Seen()
     scores = iter(scores)
+    tmp_path.mkdir(exist_ok=True)
     state, progress = fit(
         state,
         step,
