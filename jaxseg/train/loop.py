@@ -65,6 +65,10 @@ class Schedule:
     patience: int | None = None
 
 
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """A validation was given up because a stop was requested."""
+
+
 class StopRequest:
     """Turns Ctrl-C and SIGTERM into a request that the loop answers after the step in flight.
 
@@ -135,8 +139,11 @@ def fit(
     logs: dict[str, Any] = {}
     while True:
         if at % schedule.steps_per_epoch == 0 and at > progress.validated_step:
-            with _saving_first(last, at, state, progress, logs):
-                scores = validate(state)
+            try:
+                with _saving_first(last, at, state, progress, logs):
+                    scores = validate(state)
+            except Stopped:
+                break  # a resumed run makes up for it
             progress = progress.after(at, scores["mean_iou"])
             if progress.best_step == at:
                 best.save(at, state.variables, scores)
@@ -198,6 +205,7 @@ def evaluate(
     *,
     num_classes: int,
     parallel: Parallel,
+    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """The scores of a whole data set, from one confusion matrix.
 
@@ -207,13 +215,19 @@ def evaluate(
         batches: Each image once; padding is labelled `ignore_index`.
         num_classes: Number of classes of the logits (1 for one sigmoid).
         parallel: The devices that the step was compiled for.
+        stop: Asked before each batch.
 
     Returns:
         `loss`, `pixel_accuracy`, `mean_accuracy`, `mean_iou`, `mean_dice`, per class `iou` and the `counts`
         (rows truth, columns prediction) as lists; plain values all of them.
+
+    Raises:
+        Stopped: A stop was requested.
     """
     totals = parallel.replicate(EvalTotals.zero(num_classes))
     for batch in batches:
+        if stop is not None and stop.requested:
+            raise Stopped
         totals = step(state, batch, totals)
     counts = totals.counts.to_numpy()
     return {

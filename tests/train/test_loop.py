@@ -13,7 +13,8 @@ import pytest
 
 from jaxseg.errors import InputError
 from jaxseg.train.checkpoint import Checkpoint
-from jaxseg.train.loop import Progress, Schedule, StopRequest, fit
+from jaxseg.train.loop import Progress, Schedule, StopRequest, evaluate, fit
+from jaxseg.train.parallel import Parallel
 from jaxseg.train.state import create_state
 
 
@@ -173,6 +174,24 @@ def test_a_validation_that_failed_is_made_up_for(tmp_path):
     chex.assert_trees_all_equal(state, whole)
     assert progress == same
     assert [step for step, _, _ in seen.validation] == [6, 9, 12]
+
+
+def test_a_signal_does_not_wait_for_a_validation(tmp_path):
+    stop = StopRequest()
+
+    def batches():
+        yield {}
+        stop.requested = True
+        yield {}
+        pytest.fail("the validation went on")
+
+    def validate():
+        evaluate(start(), lambda *_: None, batches(), num_classes=2, parallel=Parallel(), stop=stop)
+        yield
+
+    state, progress, _ = run(tmp_path, start(), validate(), stop=stop)
+    assert (int(state.step), progress.validated_step) == (3, 0)
+    assert Checkpoint(tmp_path / "last").step == 3
 
 
 def test_what_fails_after_a_loss_that_is_no_number_saves_nothing(tmp_path):
