@@ -88,6 +88,8 @@ class DataRecipe:
     """shapes: how many training images are drawn."""
     validation_length: int = 128
     """shapes: how many validation (and test) images are drawn."""
+    unreadable: typing.Literal["stop", "skip"] = "stop"
+    """What an image does that cannot be read: stop the run, which is saved, or be skipped and listed."""
     workers: int = 0
     """Worker processes that decode and augment; 0 does it in threads of the main process."""
 
@@ -190,6 +192,8 @@ class TrainRecipe:
     """How many of the local devices to use; none takes them all."""
     log_every: int = 10
     """Steps between two lines of the log."""
+    max_skipped: int = 10
+    """Stop once so many updates in a row were skipped, for a loss or gradient that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -277,6 +281,7 @@ def checked(recipe: Recipe) -> Recipe:
         "train.patience": 1,
         "train.devices": 1,
         "train.log_every": 1,
+        "train.max_skipped": 1,
         "data.workers": 0,
     }
     for name, bound in least.items():

@@ -15,6 +15,7 @@ from jaxseg.cli.folder import Facts, environment
 from jaxseg.data.shapes import Shapes
 from jaxseg.data.sources import CamVid, Folder, folder, holdout
 from jaxseg.data.tfds import TFDS
+from jaxseg.data.unreadable import SkipUnreadable
 from jaxseg.errors import InputError, unknown
 from jaxseg.recipe import AugmentRecipe, DataRecipe, ModelRecipe, Recipe
 from jaxseg.train import optimizers
@@ -38,7 +39,7 @@ def open_source(recipe: DataRecipe, split: str) -> Any:
     source = openers[recipe.source](recipe, split)
     if not len(source):
         raise InputError(f"split {split!r} of {recipe.source} is empty")
-    return source
+    return SkipUnreadable(source) if recipe.unreadable == "skip" else source
 
 
 def _shapes(recipe: DataRecipe, split: str) -> Shapes:

@@ -65,7 +65,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / "lock").open("a+", encoding="utf-8")
+            lock = (self.path / "lock").open("ab+", buffering=0)
         except OSError as error:
             raise InputError(f"cannot write the run folder {self.path}: {error}") from error
         with lock:
@@ -73,7 +73,7 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
-                holder = lock.read().strip() or "another process"
+                holder = lock.read().decode(errors="replace").strip() or "another process"
                 raise InputError(
                     f"{self.path} is being written by {holder}: let it end, or name another --run"
                 ) from None
@@ -81,8 +81,7 @@ class RunFolder:
                 _log.warning("%s cannot be locked, see to it yourself: %s", self.path, error)
             with contextlib.suppress(OSError):  # a full disk; the name is for other people's eyes
                 lock.truncate(0)
-                lock.write(f"process {os.getpid()} on {platform.node()}\n")
-                lock.flush()
+                lock.write(f"process {os.getpid()} on {platform.node()}\n".encode())
             yield
 
     def create(self, recipe: Recipe, facts: Facts) -> None:

@@ -19,6 +19,7 @@ from jaxseg.cli.progress import RunObserver, console, summary
 from jaxseg.data.check import check_sample
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
+from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.log import RunLog
 from jaxseg.train.loop import Progress, Schedule, StopRequest, fit
 from jaxseg.train.state import create_state
@@ -105,6 +106,7 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
         epochs=recipe.train.epochs,
         log_every=recipe.train.log_every,
         patience=recipe.train.patience,
+        max_skipped=recipe.train.max_skipped,
     )
     steps = schedule.epochs * schedule.steps_per_epoch
     learning_rate = assemble.learning_rate(recipe, steps)
@@ -120,12 +122,14 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
         state, values = run.last.restore(state)
         progress = Progress(**values)
     compiled = parallel.compile(
-        make_train_step(
-            network.model,
-            optimizer,
-            loss,
-            preprocess=network.preprocess,
-            frozen_statistics=assemble.frozen_statistics(recipe.model),
+        skip_nonfinite(
+            make_train_step(
+                network.model,
+                optimizer,
+                loss,
+                preprocess=network.preprocess,
+                frozen_statistics=assemble.frozen_statistics(recipe.model),
+            )
         )
     )
     start = int(state.step)
