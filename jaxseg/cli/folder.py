@@ -103,6 +103,33 @@ class RunFolder:
         if (self.path.exists() and not self.path.is_dir()) or set(held) - _UNFINISHED:
             raise InputError(f"{self.path} exists already: name another --run, or --resume it")
 
+    def note_start(self, step: int) -> list[str]:
+        """Appends what a run starts or goes on with to `starts.jsonl`: versions, devices, command and git state.
+
+        Returns:
+            What differs from its first start, for which results may differ as well.
+
+        Raises:
+            InputError: It cannot be written.
+        """
+        first, now = self.facts.environment, environment()
+        try:
+            with (self.path / "starts.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **now}) + "\n")
+        except OSError as error:
+            raise InputError(f"cannot write the run folder {self.path}: {error}") from error
+        then, here = (
+            {"python": e["python"], "devices": ", ".join(e["devices"]), "git": e["git"]}
+            | e["versions"]
+            for e in (first, now)
+        )
+        names = sorted(then.keys() | here.keys())
+        return [
+            f"{name}: {then.get(name)} -> {here.get(name)}"
+            for name in names
+            if then.get(name) != here.get(name)
+        ]
+
     @property
     def recipe(self) -> Recipe:
         """The recipe that the run was started with."""

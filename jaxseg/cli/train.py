@@ -149,6 +149,8 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
         lock.enter_context(run.locked())  # only now: nothing in the recipe can be wrong any more
         run.create(recipe, facts)
     (run.path / "checkpoints").mkdir(exist_ok=True)
+    if changed := run.note_start(start):
+        shown.print(f"not what the run was started with, results may differ: {'; '.join(changed)}")
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     shown.print(
         f"{recipe.model.name} with {recipe.model.encoder}: {count:,} parameters, {len(train_source)} images to "

@@ -9,6 +9,27 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 Result = TypeVar("Result")
+HEARTBEAT = 20
+"""After so many seconds without a sign of life from one process the others stop with an error."""
+
+
+def join(
+    coordinator: str | None = None, count: int | None = None, index: int | None = None
+) -> None:
+    """Makes this process one of several that train together; call it before anything runs on a device.
+
+    A process that dies ends the others within a minute, so that whoever started them can start them again; each goes on
+    from the last checkpoint, and as many of them as there are then share the same global batches.
+
+    Args:
+        coordinator: `host:port` of the first process; on SLURM, GKE and TPU pods JAX finds all three itself.
+        count: How many processes there are.
+        index: Which of them this is, from 0.
+    """
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=30
+    )
 
 
 def is_first() -> bool:

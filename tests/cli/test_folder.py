@@ -1,5 +1,6 @@
 """Run folders on full, read-only and vanished disks, half made, locked, and left behind by a kill."""
 
+import json
 import shutil
 import subprocess
 
@@ -62,6 +63,27 @@ def test_a_folder_that_a_kill_left_half_made_trips_nothing(tmp_path, left, capsy
     for command in (["evaluate"], ["report"], ["train", "--resume"]):
         assert main([*command, str(tmp_path)]) == 2
         assert "start it again with --run" in capsys.readouterr().err
+
+
+def test_every_start_is_recorded_and_a_change_said_aloud(finished, tmp_path, capsys):
+    run = shutil.copytree(finished, tmp_path / "run")
+    facts = json.loads((run / "run.json").read_text())
+    assert set(facts["environment"]) == {"python", "versions", "devices", "command", "git"}
+    facts["environment"]["versions"]["jax"] = "0.0.1"
+    (run / "run.json").write_text(json.dumps(facts))
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "results may differ: jax: 0.0.1 -> " in capsys.readouterr().out
+    starts = [json.loads(line) for line in (run / "starts.jsonl").read_text().splitlines()]
+    assert [start["step"] for start in starts] == [0, 6]
+    assert all(start.keys() > facts["environment"].keys() for start in starts)
+
+
+@pytest.mark.slow
+def test_the_seed_decides_everything(finished, fields, tmp_path):
+    for seed, equal in ((0, True), (1, False)):
+        run = tmp_path / str(seed)
+        assert main(["train", "--run", str(run), *fields, f"--train.seed={seed}"]) == 0
+        assert (rows(run) == rows(finished)) is equal
 
 
 def test_a_torn_run_json_is_named(finished, tmp_path, capsys):
