@@ -62,6 +62,8 @@ class DataRecipe:
     fixed tenth of the images is kept for validation."""
     masks: str | None = None
     """folder: the masks' folder, like images."""
+    list: str | None = None
+    """folder: a text file inside root with an image and a mask on each line, relative to root; {split} is filled in."""
     train_split: str = "train"
     """The split that is trained on."""
     validation_split: str = "val"

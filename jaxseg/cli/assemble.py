@@ -12,6 +12,7 @@ import optax
 
 from jaxseg import data, encoders, losses, models, pretrained
 from jaxseg.cli.folder import Facts, environment
+from jaxseg.data.lists import Listed
 from jaxseg.data.shapes import Shapes
 from jaxseg.data.sources import CamVid, Folder, folder, holdout
 from jaxseg.data.tfds import TFDS
@@ -56,6 +57,8 @@ def _camvid(recipe: DataRecipe, split: str) -> CamVid:
 def _folder(recipe: DataRecipe, split: str) -> Any:
     root = Path(_needed(recipe, "root"))
     _needed(recipe, "num_classes")
+    if recipe.list is not None:
+        return Listed(root, root / recipe.list.replace("{split}", split), **_labels(recipe))
     options: dict[str, Any] = _labels(recipe) | {
         "image_suffix": recipe.image_suffix,
         "mask_suffix": recipe.mask_suffix,
