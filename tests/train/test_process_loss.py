@@ -14,7 +14,8 @@ SCRIPT = """
 import os, signal, sys, time
 folder, rank, count, port, kill_at = sys.argv[1], *map(int, sys.argv[2:])
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={4 // count}"
+devices = f"--xla_force_host_platform_device_count={4 // count}"
+os.environ["XLA_FLAGS"] = devices + " --xla_backend_optimization_level=0"
 import jax
 jax.config.update("jax_enable_x64", True)
 from jaxseg.train import processes
@@ -88,7 +89,7 @@ def start(folder, count, killed=None, at=-1):
 
 def result(running):
     """(the step that a run began at, its final numbers), from the first process."""
-    printed = [process.communicate(timeout=180)[0] for process in running]
+    printed = [process.communicate(timeout=600)[0] for process in running]
     assert [process.returncode for process in running] == [0] * len(running), printed
     line = next(line for line in printed[0].splitlines() if line.startswith("DONE"))
     began, *numbers = line.split()[1:]
@@ -105,7 +106,7 @@ def alone(tmp_path_factory):
 def test_one_of_four_dies_and_the_run_goes_on_with_another_number(tmp_path, alone, killed, then):
     running = start(tmp_path, 4, killed, at=10)
     try:
-        running[killed].wait(timeout=180)
+        running[killed].wait(timeout=600)
         assert running[killed].returncode == -signal.SIGKILL
         died = time.monotonic()
         for process in running:
