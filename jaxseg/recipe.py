@@ -25,10 +25,11 @@ class ModelRecipe:
 
     name: str = "unet"
     """An architecture that `jaxseg models` lists."""
-    encoder: str = "resnet18"
-    """An encoder that `jaxseg models` lists, or "package.module:builder" for one of your own."""
+    encoder: str | None = None
+    """An encoder that `jaxseg models` lists, or "package.module:builder" for one of your own; left out, resnet18, or
+    none where the architecture has none to choose."""
     options: dict[str, Option] = field(default_factory=dict)
-    """Options of the architecture's builder."""
+    """Options of the architecture's builder, such as upsample transposed."""
     encoder_options: dict[str, Option] = field(default_factory=dict)
     """Options of the encoder's builder, such as output_stride."""
     pretrained: str | None = None

@@ -17,9 +17,14 @@ def main(argv: Sequence[str]) -> int:
     """Lists what `create` knows; parameters are counted, nothing is computed."""
     parser = arguments.parser("models", "List architectures and encoders with their parameters.")
     parser.parse_args(argv)
-    table = Table("encoder", *models.names(), title="Parameters for 21 classes, in millions")
+    standing = [name for name in models.names() if models.takes_encoder(name)]
+    table = Table("encoder", *standing, title="Parameters for 21 classes, in millions")
     for encoder in encoders.names():
-        table.add_row(encoder, *(_millions(name, encoder) for name in models.names()))
+        table.add_row(encoder, *(_millions(name, encoder) for name in standing))
+    table.add_section()
+    for name in models.names():
+        if name not in standing:
+            table.add_row(f"{name}: {_millions(name, None)}")
     shown = console()
     shown.print(table)
     for name in models.names():
@@ -29,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _millions(name: str, encoder: str) -> str:
+def _millions(name: str, encoder: str | None) -> str:
     """Parameters in millions, or a dash where the architecture does not stand on the encoder."""
     try:
         model = models.create(name, encoder=encoder, num_classes=21)

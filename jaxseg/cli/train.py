@@ -1,6 +1,7 @@
 """`jaxseg train [RECIPE.py] [--run DIR | --resume RUN] [--field value ...]`: trains and writes a run folder."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +85,8 @@ def _train(recipe: Recipe, folder: str, resume: bool) -> None:
 def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume: bool) -> None:
     shown = console()
     stop = StopRequest()
+    named = dataclasses.replace(recipe.model, encoder=assemble.encoder_of(recipe.model))
+    recipe = dataclasses.replace(recipe, model=named)  # the run folder says what it was
     train_source = assemble.open_source(recipe.data, recipe.data.train_split)
     validation_source = assemble.open_source(recipe.data, recipe.data.validation_split)
     if recipe.data.test_split is not None:
@@ -153,7 +156,7 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
         shown.print(f"not what the run was started with, results may differ: {'; '.join(changed)}")
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     shown.print(
-        f"{recipe.model.name} with {recipe.model.encoder}: {count:,} parameters, {len(train_source)} images to "
+        f"{assemble.title(recipe.model)}: {count:,} parameters, {len(train_source)} images to "
         f"train on, {len(validation_source)} to validate on, {steps} steps from {start}; run folder {run.path}"
     )
 

@@ -119,7 +119,7 @@ def test_places_are_those_of_the_maxima(ceil_mode):
     assert [p.shape[3] for p in places] == list(WIDTHS)
     assert place.shape == last.shape
     frame = (2 * last.shape[1], 2 * last.shape[2])
-    spread = np.asarray(max_unpool(last, place, frame))[:, : features[3].shape[1]]
+    spread = np.asarray(max_unpool(last, frame, indices=place))[:, : features[3].shape[1]]
     found = spread[:, :, : features[3].shape[2]]
     inside = np.asarray(features[3])[:, : found.shape[1], : found.shape[2]]
     assert (found != 0).any()
