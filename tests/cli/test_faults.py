@@ -55,6 +55,7 @@ def spoil(root, split, index):
     file.write_bytes(file.read_bytes()[:200])
 
 
+@pytest.mark.slow
 def test_an_image_that_stops_decoding_ends_the_run_where_the_recipe_says_stop(
     fields, folder, tmp_path, at_step, capsys
 ):
@@ -93,6 +94,7 @@ def test_a_disk_that_has_gone_is_not_skipped(fields, folder, tmp_path, at_step, 
     assert "records in a row cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_numbers_that_overflow_end_the_run_and_name_the_images(fields, tmp_path, capsys):
     run = tmp_path / "run"
     options = ["--optimizer.learning-rate=1e38", "--optimizer.warmup=0", "--train.max-skipped=3"]
