@@ -33,7 +33,8 @@ class ModelRecipe:
     encoder_options: dict[str, Option] = field(default_factory=dict)
     """Options of the encoder's builder, such as output_stride."""
     pretrained: str | None = None
-    """Encoder weights: a hub name such as timm/resnet34.a1_in1k, or a local .safetensors file."""
+    """Weights: a hub name such as timm/resnet34.a1_in1k, or a local .safetensors file. Those of a classifier fill the
+    encoder, those of a whole network all of it."""
     mean: tuple[float, ...] | None = None
     """Mean of each image channel in 0..1; left out, that of the pretrained weights or of ImageNet."""
     std: tuple[float, ...] | None = None

