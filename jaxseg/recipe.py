@@ -64,6 +64,8 @@ class DataRecipe:
     fixed tenth of the images is kept for validation."""
     masks: str | None = None
     """folder: the masks' folder, like images."""
+    list: str | None = None
+    """folder: a text file inside root with an image and a mask on each line, relative to root; {split} is filled in."""
     train_split: str = "train"
     """The split that is trained on."""
     validation_split: str = "val"
@@ -90,6 +92,8 @@ class DataRecipe:
     """shapes: how many training images are drawn."""
     validation_length: int = 128
     """shapes: how many validation (and test) images are drawn."""
+    unreadable: typing.Literal["stop", "skip"] = "stop"
+    """What an image does that cannot be read: stop the run, which is saved, or be skipped and listed."""
     workers: int = 0
     """Worker processes that decode and augment; 0 does it in threads of the main process."""
 
@@ -192,6 +196,8 @@ class TrainRecipe:
     """How many of the local devices to use; none takes them all."""
     log_every: int = 10
     """Steps between two lines of the log."""
+    max_skipped: int = 10
+    """Stop once so many updates in a row were skipped, for a loss or gradient that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -279,6 +285,7 @@ def checked(recipe: Recipe) -> Recipe:
         "train.patience": 1,
         "train.devices": 1,
         "train.log_every": 1,
+        "train.max_skipped": 1,
         "data.workers": 0,
     }
     for name, bound in least.items():

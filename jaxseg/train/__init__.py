@@ -3,6 +3,7 @@
 What needs more than JAX, Flax and optax is imported by its own name: `jaxseg.train.checkpoint`, `jaxseg.train.loop`.
 """
 
+from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.optimizers import adamw, cosine, freeze, poly, sgd
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.state import TrainState, create_state
@@ -22,4 +23,5 @@ __all__ = [
     "make_train_step",
     "poly",
     "sgd",
+    "skip_nonfinite",
 ]
