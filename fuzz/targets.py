@@ -1,5 +1,6 @@
 """What reads bytes from outside, as functions of bytes: each returns, or raises `InputError`; all else is a defect."""
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -16,6 +17,7 @@ from jaxseg.pretrained import hub
 
 CORPUS = Path(__file__).parent / "corpus"
 _ROOT = Path(tempfile.mkdtemp(prefix="jaxseg-fuzz-"))
+atexit.register(shutil.rmtree, _ROOT, ignore_errors=True)
 
 
 def mask(data: bytes) -> None:
