@@ -66,6 +66,8 @@ class DataRecipe:
     fixed tenth of the images is kept for validation."""
     masks: str | None = None
     """folder: the masks' folder, like images."""
+    list: str | None = None
+    """folder: a text file inside root with an image and a mask on each line, relative to root; {split} is filled in."""
     train_split: str = "train"
     """The split that is trained on."""
     validation_split: str = "val"
@@ -92,6 +94,8 @@ class DataRecipe:
     """shapes: how many training images are drawn."""
     validation_length: int = 128
     """shapes: how many validation (and test) images are drawn."""
+    unreadable: typing.Literal["stop", "skip"] = "stop"
+    """What an image does that cannot be read: stop the run, which is saved, or be skipped and listed."""
     workers: int = 0
     """Worker processes that decode and augment; 0 does it in threads of the main process."""
 
@@ -208,6 +212,8 @@ class TrainRecipe:
     """How much of an average of the parameters a step keeps, such as 0.999; the average is then what is evaluated."""
     log_every: int = 10
     """Steps between two lines of the log."""
+    max_skipped: int = 10
+    """Stop once so many updates in a row were skipped, for a loss or gradient that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -297,6 +303,7 @@ def checked(recipe: Recipe) -> Recipe:
         "train.bands": 1,
         "train.micro_batches": 1,
         "train.log_every": 1,
+        "train.max_skipped": 1,
         "data.workers": 0,
     }
     for name, bound in least.items():

@@ -12,9 +12,11 @@ import optax
 
 from jaxseg import data, encoders, losses, models, pretrained
 from jaxseg.cli.folder import Facts, environment
+from jaxseg.data.lists import Listed
 from jaxseg.data.shapes import Shapes
 from jaxseg.data.sources import CamVid, Folder, folder, holdout
 from jaxseg.data.tfds import TFDS
+from jaxseg.data.unreadable import SkipUnreadable
 from jaxseg.errors import InputError, unknown
 from jaxseg.recipe import AugmentRecipe, DataRecipe, ModelRecipe, Recipe
 from jaxseg.train import optimizers
@@ -42,7 +44,7 @@ def open_source(recipe: DataRecipe, split: str) -> Any:
     source = openers[recipe.source](recipe, split)
     if not len(source):
         raise InputError(f"split {split!r} of {recipe.source} is empty")
-    return source
+    return SkipUnreadable(source) if recipe.unreadable == "skip" else source
 
 
 def _shapes(recipe: DataRecipe, split: str) -> Shapes:
@@ -59,6 +61,8 @@ def _camvid(recipe: DataRecipe, split: str) -> CamVid:
 def _folder(recipe: DataRecipe, split: str) -> Any:
     root = Path(_needed(recipe, "root"))
     _needed(recipe, "num_classes")
+    if recipe.list is not None:
+        return Listed(root, root / recipe.list.replace("{split}", split), **_labels(recipe))
     options: dict[str, Any] = _labels(recipe) | {
         "image_suffix": recipe.image_suffix,
         "mask_suffix": recipe.mask_suffix,

@@ -122,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _quiet() -> None:
-    """Orbax logs the traceback of what it raises as well, and JAX that it looked for a GPU."""
+    """Orbax logs the traceback of what it raises as well, its event loop too, and JAX that it looked for a GPU."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)

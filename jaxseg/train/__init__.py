@@ -3,6 +3,7 @@
 What needs more than JAX, Flax and optax is imported by its own name: `jaxseg.train.checkpoint`, `jaxseg.train.loop`.
 """
 
+from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.layout import by_prefix, fully_sharded, whole
 from jaxseg.train.optimizers import adamw, cosine, freeze, poly, sgd
 from jaxseg.train.parallel import Parallel
@@ -29,5 +30,6 @@ __all__ = [
     "poly",
     "scale_rates",
     "sgd",
+    "skip_nonfinite",
     "whole",
 ]

@@ -22,6 +22,7 @@ class TrainState:
         batch_stats: The running statistics, as in `variables["batch_stats"]`; empty for models without.
         opt_state: The optimizer's state.
         ema: The exponential moving average of the parameters, or None where none is kept.
+        skipped: int32 `[2]`, how many updates `skip_nonfinite` has skipped, in all and just now in a row.
     """
 
     step: Array
@@ -29,6 +30,7 @@ class TrainState:
     batch_stats: Any
     opt_state: optax.OptState
     ema: Any = None
+    skipped: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -92,4 +94,5 @@ def create_state(
         batch_stats=variables.get("batch_stats", {}),
         opt_state=opt_state,
         ema=jax.tree.map(jnp.array, params) if ema else None,
+        skipped=jnp.zeros(2, jnp.int32),
     )

@@ -23,9 +23,9 @@ def random_like(template, seed=0):
     return jax.tree.map(fill, template)
 
 
-def close(ours, theirs):
+def close(ours, theirs, tolerance=1e-5):
     scale = np.abs(theirs).max()
-    np.testing.assert_allclose(np.asarray(ours) / scale, theirs / scale, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(ours) / scale, theirs / scale, rtol=0, atol=tolerance)
 
 
 class InTorch:
@@ -80,13 +80,19 @@ class InTorch:
     ],
 )
 def test_original_unet(torch, channels, padding, size):
-    model = PlainUNet(3, channels, padding)
-    images = peers.images(2, *size, 2)
+    """In float64: rounding in float32 moves ReLUs, and with them gradients."""
+    with jax.enable_x64(True):
+        compare_unet(torch, PlainUNet(3, channels, padding, param_dtype=np.float64), size)
+
+
+def compare_unet(torch, model, size):
+    images = peers.images(2, *size, 2).astype(np.float64)
     logits, template = jax.eval_shape(
         lambda x: model.init_with_output(jax.random.key(0), x), images
     )
     assert logits.shape == (2, size[0] - model.lost, size[1] - model.lost, 3)
-    params, weight = random_like(template["params"]), peers.images(*logits.shape, seed=1)
+    params = jax.tree.map(np.float64, random_like(template["params"]))
+    weight = peers.images(*logits.shape, seed=1).astype(np.float64)
 
     @fast_jit
     @jax.value_and_grad
@@ -95,12 +101,13 @@ def test_original_unet(torch, channels, padding, size):
 
     theirs = InTorch(torch, params)
     expected = theirs.unet(
-        torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), len(channels), padding
+        torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), len(model.channels), model.padding
     )
     (expected * torch.from_numpy(weight.transpose(0, 3, 1, 2).copy())).sum().backward()
     y = fast_jit(model.apply)({"params": params}, images)
-    close(y, expected.detach().numpy().transpose(0, 2, 3, 1))
-    jax.tree.map(close, loss(params)[1], theirs.gradients())
+    assert y.dtype == np.float64
+    close(y, expected.detach().numpy().transpose(0, 2, 3, 1), 1e-12)
+    jax.tree.map(lambda a, b: close(a, b, 1e-12), loss(params)[1], theirs.gradients())
 
 
 @pytest.mark.parametrize("sizes", [((16, 24), (8, 12), (4, 6), (2, 3)), ((13, 9), (7, 5), (4, 3))])
