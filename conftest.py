@@ -18,9 +18,27 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
+import pytest
+from hypothesis import settings
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def pytest_configure(config):
+    """Property tests draw the same cases every time, and others where `--hypothesis-seed` asks for them."""
+    drawn_anew = config.getoption("--hypothesis-seed", None) is not None
+    settings.register_profile(
+        "jaxseg", deadline=None, derandomize=not drawn_anew, database=None, print_blob=True
+    )
+    settings.load_profile("jaxseg")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs():
+    """Forgotten after each file: programs of one are of no use to the next, and add up to gigabytes."""
+    yield
+    jax.clear_caches()
 
 
 def pytest_unconfigure(config):

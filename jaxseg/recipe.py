@@ -25,14 +25,16 @@ class ModelRecipe:
 
     name: str = "unet"
     """An architecture that `jaxseg models` lists."""
-    encoder: str = "resnet18"
-    """An encoder that `jaxseg models` lists, or "package.module:builder" for one of your own."""
+    encoder: str | None = None
+    """An encoder that `jaxseg models` lists, or "package.module:builder" for one of your own; left out, resnet18, or
+    none where the architecture has none to choose."""
     options: dict[str, Option] = field(default_factory=dict)
-    """Options of the architecture's builder."""
+    """Options of the architecture's builder, such as upsample transposed."""
     encoder_options: dict[str, Option] = field(default_factory=dict)
     """Options of the encoder's builder, such as output_stride."""
     pretrained: str | None = None
-    """Encoder weights: a hub name such as timm/resnet34.a1_in1k, or a local .safetensors file."""
+    """Weights: a hub name such as timm/resnet34.a1_in1k, or a local .safetensors file. Those of a classifier fill the
+    encoder, those of a whole network all of it."""
     mean: tuple[float, ...] | None = None
     """Mean of each image channel in 0..1; left out, that of the pretrained weights or of ImageNet."""
     std: tuple[float, ...] | None = None
@@ -64,6 +66,8 @@ class DataRecipe:
     fixed tenth of the images is kept for validation."""
     masks: str | None = None
     """folder: the masks' folder, like images."""
+    list: str | None = None
+    """folder: a text file inside root with an image and a mask on each line, relative to root; {split} is filled in."""
     train_split: str = "train"
     """The split that is trained on."""
     validation_split: str = "val"
@@ -90,6 +94,8 @@ class DataRecipe:
     """shapes: how many training images are drawn."""
     validation_length: int = 128
     """shapes: how many validation (and test) images are drawn."""
+    unreadable: typing.Literal["stop", "skip"] = "stop"
+    """What an image does that cannot be read: stop the run, which is saved, or be skipped and listed."""
     workers: int = 0
     """Worker processes that decode and augment; 0 does it in threads of the main process."""
 
@@ -206,6 +212,8 @@ class TrainRecipe:
     """How much of an average of the parameters a step keeps, such as 0.999; the average is then what is evaluated."""
     log_every: int = 10
     """Steps between two lines of the log."""
+    max_skipped: int = 10
+    """Stop once so many updates in a row were skipped, for a loss or gradient that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -295,6 +303,7 @@ def checked(recipe: Recipe) -> Recipe:
         "train.bands": 1,
         "train.micro_batches": 1,
         "train.log_every": 1,
+        "train.max_skipped": 1,
         "data.workers": 0,
     }
     for name, bound in least.items():

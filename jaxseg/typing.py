@@ -1,6 +1,6 @@
 """The vocabulary that every room shares: arrays, batches, variables and a model's output."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,10 @@ Variables = Mapping[str, Any]
 """Flax variables: `{"params": ..., "batch_stats": ...}`."""
 Size = tuple[int, int]
 """Height and width in pixels."""
+Upsample = Callable[[Array, Size], Array]
+"""`upsample(x, size)`: `[N, H, W, C]` to `[N, *size, C]`; `jaxseg.nn.upsample` has every kind."""
+Merge = Callable[[Array, Array], Array]
+"""`merge(x, skip)`: `[N, H, W, C]` and `[N, H, W, D]` to `[N, H, W, _]`; see `jaxseg.nn.merge`."""
 
 
 class Output(NamedTuple):

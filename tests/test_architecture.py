@@ -190,3 +190,10 @@ def test_rooms_are_attributes_and_others_are_not():
     assert {"models", "train", "losses", "create"} <= set(dir(jaxseg))
     with pytest.raises(AttributeError, match="no attribute 'tarin'"):
         _ = jaxseg.tarin
+
+
+def test_property_tests_do_not_fix_what_they_draw():
+    """The profile in conftest.py does, unless `--hypothesis-seed` is given, which a setting of a test would override."""
+    fixed = "derandomize" + "="
+    files = PACKAGE.parent.joinpath("tests").rglob("*.py")
+    assert [file.name for file in files if fixed in file.read_text(encoding="utf-8")] == []

@@ -39,3 +39,13 @@ def test_every_metric_is_on_its_page():
     kinds = {"BestThreshold", "Curve", "Reliability"}  # what functions return
     missing = [name for name in metrics.__all__ if f"{name}" not in text and name not in kinds]
     assert not missing
+
+
+def test_every_test_that_the_page_of_reliability_names_exists():
+    text = (DOCS / "reliability.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    assert len(named) > 30
+    for file, name in named:
+        assert f"def {name}(" in (DOCS.parent / file).read_text(), f"{file}::{name}"
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "| what" not in line]
+    assert all("::test_" in row for row in rows)

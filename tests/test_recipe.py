@@ -146,7 +146,7 @@ def test_data_may_move_between_a_stop_and_going_on():
 
 def test_every_loss_has_a_weight_in_the_recipe():
     fields = {field.name for field in dataclasses.fields(LossRecipe)}
-    assert set(losses.names()) == fields - {"class_weights", "aux_weight", "options"}
+    assert set(losses.names()) == fields - {"class_weights", "aux_weight", "aux_weights", "options"}
 
 
 def test_losses_and_their_options_reach_the_loss():
@@ -162,3 +162,21 @@ def test_losses_and_their_options_reach_the_loss():
     np.testing.assert_allclose(value, 2 * losses.jaccard_loss(logits, labels) + hard, rtol=1e-6)
     with pytest.raises(InputError, match="options for focal, which is none of the losses"):
         assemble.loss(Recipe(loss=LossRecipe(options={"focal.gamma": 1.0})), facts)
+
+
+@pytest.mark.parametrize(
+    ("model", "title", "layer"),
+    [
+        (ModelRecipe(), "unet with resnet18", "encoder"),
+        (ModelRecipe(options={"upsample": "sub_pixel"}), "unet with resnet18", "encoder"),
+        (ModelRecipe(name="segnet", encoder="vgg11_bn"), "segnet with vgg11_bn", "encoder"),
+        (ModelRecipe(name="original_unet"), "original_unet", "body"),
+    ],
+)
+def test_what_a_recipe_builds_with_an_encoder_and_without(model, title, layer):
+    """The encoder that is left out is ResNet-18 where there is one to choose; channels are the data set's."""
+    facts = types.SimpleNamespace(num_classes=3, channels=5, mean=(0.5,) * 5, std=(0.25,) * 5)
+    network = assemble.network(model, facts)
+    assert layer in network.shapes()["params"]
+    assert assemble.title(model) == title
+    assert recipes.from_dict(recipes.to_dict(Recipe(model=model))).model == model

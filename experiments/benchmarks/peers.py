@@ -9,6 +9,11 @@ def segmentation_models_pytorch() -> ModuleType:
     return _beside_torchvision("segmentation_models_pytorch")
 
 
+def torchvision() -> ModuleType:
+    """torchvision, also beside a CPU build of torch."""
+    return _beside_torchvision("torchvision")
+
+
 def torchmetrics() -> ModuleType:
     """torchmetrics, which imports torchvision where it is installed."""
     return _beside_torchvision("torchmetrics")

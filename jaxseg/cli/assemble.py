@@ -12,9 +12,11 @@ import optax
 
 from jaxseg import data, encoders, losses, models, pretrained
 from jaxseg.cli.folder import Facts, environment
+from jaxseg.data.lists import Listed
 from jaxseg.data.shapes import Shapes
 from jaxseg.data.sources import CamVid, Folder, folder, holdout
 from jaxseg.data.tfds import TFDS
+from jaxseg.data.unreadable import SkipUnreadable
 from jaxseg.errors import InputError, unknown
 from jaxseg.recipe import AugmentRecipe, DataRecipe, ModelRecipe, Recipe
 from jaxseg.train import optimizers
@@ -26,6 +28,7 @@ from jaxseg.train.variables import initialize
 from jaxseg.typing import Array, Variables
 
 _SHAPES_SEEDS = {"train": 0, "val": 1, "test": 2}
+_ENCODER = "resnet18"
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -41,7 +44,7 @@ def open_source(recipe: DataRecipe, split: str) -> Any:
     source = openers[recipe.source](recipe, split)
     if not len(source):
         raise InputError(f"split {split!r} of {recipe.source} is empty")
-    return source
+    return SkipUnreadable(source) if recipe.unreadable == "skip" else source
 
 
 def _shapes(recipe: DataRecipe, split: str) -> Shapes:
@@ -58,6 +61,8 @@ def _camvid(recipe: DataRecipe, split: str) -> CamVid:
 def _folder(recipe: DataRecipe, split: str) -> Any:
     root = Path(_needed(recipe, "root"))
     _needed(recipe, "num_classes")
+    if recipe.list is not None:
+        return Listed(root, root / recipe.list.replace("{split}", split), **_labels(recipe))
     options: dict[str, Any] = _labels(recipe) | {
         "image_suffix": recipe.image_suffix,
         "mask_suffix": recipe.mask_suffix,
@@ -170,17 +175,31 @@ class Network:
         return jax.eval_shape(self.model.init, jax.random.key(0), images)
 
 
+def encoder_of(recipe: ModelRecipe) -> str | None:
+    """The encoder that the recipe names or, left out, means; None where the architecture has none to choose."""
+    if recipe.encoder is None and models.takes_encoder(recipe.name):
+        return _ENCODER
+    return recipe.encoder
+
+
+def title(recipe: ModelRecipe) -> str:
+    """The network in words, such as "unet with resnet18"."""
+    encoder = encoder_of(recipe)
+    return recipe.name if encoder is None else f"{recipe.name} with {encoder}"
+
+
 def network(recipe: ModelRecipe, facts: Facts) -> Network:
     """The recipe's model for what the data set holds."""
     if recipe.dtype not in _DTYPES:
         raise unknown("dtype", recipe.dtype, _DTYPES)
     types = {} if recipe.dtype == "float32" else {"dtype": _DTYPES[recipe.dtype]}
-    known = encoders.options(recipe.encoder)
+    encoder = encoder_of(recipe)
+    known = [] if encoder is None else encoders.options(encoder)
     named = facts.channels != 3 and (known is None or "in_channels" in known)
     channels = {"in_channels": facts.channels} if named else {}  # others infer them
     model = models.create(
         recipe.name,
-        encoder=recipe.encoder,
+        encoder=encoder,
         num_classes=facts.num_classes,
         encoder_options={**channels, **recipe.encoder_options},
         **{**types, **recipe.options},

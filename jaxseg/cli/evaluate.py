@@ -16,7 +16,7 @@ from jaxseg.cli.folder import Facts, RunFolder
 from jaxseg.cli.progress import console, summary
 from jaxseg.recipe import Recipe
 from jaxseg.train.log import finite
-from jaxseg.train.loop import evaluate
+from jaxseg.train.loop import StopRequest, evaluate
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.state import TrainState, create_state
 from jaxseg.train.step import make_eval_step
@@ -70,9 +70,14 @@ def restore_variables(run: RunFolder, network: Network, checkpoint: str = "best"
 
 
 def evaluator(
-    recipe: Recipe, facts: Facts, network: Network, parallel: Parallel, source: Any
+    recipe: Recipe,
+    facts: Facts,
+    network: Network,
+    parallel: Parallel,
+    source: Any,
+    stop: StopRequest | None = None,
 ) -> Callable[[TrainState], dict[str, Any]]:
-    """Compiles an evaluation step; the function returned scores a state on the source."""
+    """Compiles an evaluation step; the function returned scores a state on the source, or raises `Stopped`."""
     compiled = parallel.compile(
         make_eval_step(
             network.model,
@@ -93,9 +98,15 @@ def evaluator(
             batch_size=recipe.train.eval_batch_size or recipe.train.batch_size,
             ignore_index=facts.ignore_index,
         )
-        return evaluate(
-            state.evaluated, step, batches, num_classes=facts.num_classes, parallel=parallel
-        )
+        with batches:
+            return evaluate(
+                state.evaluated,
+                step,
+                batches,
+                num_classes=facts.num_classes,
+                parallel=parallel,
+                stop=stop,
+            )
 
     return score
 

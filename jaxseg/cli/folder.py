@@ -1,9 +1,15 @@
 """A run folder: its recipe, the facts that evaluation and prediction need, its checkpoints and its log."""
 
+import contextlib
+import fcntl
 import json
+import logging
+import os
+import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +23,8 @@ from jaxseg.recipe import Recipe
 from jaxseg.train.checkpoint import Checkpoint
 
 _PACKAGES = ("jaxseg", "jax", "jaxlib", "flax", "optax", "numpy", "grain", "albumentations")
+_UNFINISHED = {"lock", "run.json", "recipe.json.new"}  # what a kill while creating a folder leaves
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,18 +50,48 @@ class RunFolder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.last = Checkpoint(self.path / "checkpoints" / "last")
+        self.last = Checkpoint(self.path / "checkpoints" / "last", keep=2)
         self.best = Checkpoint(self.path / "checkpoints" / "best")
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps every other run out of the folder while the block runs; it is made where there is none.
+
+        The system gives the lock back when a process ends, however it ends: a lock file that a kill left behind holds
+        nobody up.
+
+        Raises:
+            InputError: Another run writes into the folder, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "lock").open("ab+", buffering=0)
+        except OSError as error:
+            raise InputError(f"cannot write the run folder {self.path}: {error}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                holder = lock.read().decode(errors="replace").strip() or "another process"
+                raise InputError(
+                    f"{self.path} is being written by {holder}: let it end, or name another --run"
+                ) from None
+            except OSError as error:
+                _log.warning("%s cannot be locked, see to it yourself: %s", self.path, error)
+            with contextlib.suppress(OSError):  # a full disk; the name is for other people's eyes
+                lock.truncate(0)
+                lock.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+            yield
+
     def create(self, recipe: Recipe, facts: Facts) -> None:
-        """Makes the folder, which must not exist yet or be empty, and writes recipe and facts.
+        """Writes recipe and facts into a folder that must not hold anything yet; call it under the lock.
 
         Raises:
             InputError: The folder holds something already, or cannot be written.
         """
+        self.check_new()
         try:
-            self.check_new()
-            self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "run.json").write_text(json.dumps(asdict(facts), indent=2) + "\n")
             recipes.save(recipe, self.path / "recipe.json")  # last: a folder with a recipe is whole
         except OSError as error:
@@ -62,14 +100,44 @@ class RunFolder:
     def check_new(self) -> None:
         """Raises an `InputError` where something is already, but for what a kill while creating it left."""
         held = [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
-        if (self.path.exists() and not self.path.is_dir()) or set(held) - {"run.json"}:
+        if (self.path.exists() and not self.path.is_dir()) or set(held) - _UNFINISHED:
             raise InputError(f"{self.path} exists already: name another --run, or --resume it")
+
+    def note_start(self, step: int) -> list[str]:
+        """Appends what a run starts or goes on with to `starts.jsonl`: versions, devices, command and git state.
+
+        Returns:
+            What differs from its first start, for which results may differ as well.
+
+        Raises:
+            InputError: It cannot be written.
+        """
+        first, now = self.facts.environment, environment()
+        try:
+            with (self.path / "starts.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **now}) + "\n")
+        except OSError as error:
+            raise InputError(f"cannot write the run folder {self.path}: {error}") from error
+        then, here = (
+            {"python": e["python"], "devices": ", ".join(e["devices"]), "git": e["git"]}
+            | e["versions"]
+            for e in (first, now)
+        )
+        names = sorted(then.keys() | here.keys())
+        return [
+            f"{name}: {then.get(name)} -> {here.get(name)}"
+            for name in names
+            if then.get(name) != here.get(name)
+        ]
 
     @property
     def recipe(self) -> Recipe:
         """The recipe that the run was started with."""
         if not (self.path / "recipe.json").is_file():
-            raise InputError(f"{self.path} is not a run folder: it holds no recipe.json")
+            raise InputError(
+                f"{self.path} is not a run folder: it holds no recipe.json (a run that ended before it began leaves "
+                "none: start it again with --run)"
+            )
         return recipes.load(self.path / "recipe.json")
 
     @property
@@ -77,8 +145,9 @@ class RunFolder:
         """What the run's model is and sees."""
         try:
             values = json.loads((self.path / "run.json").read_text())
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"{self.path} is not a whole run folder: run.json: {error}") from error
+        values = values if isinstance(values, dict) else {}
         missing = {field.name for field in fields(Facts)} - values.keys()
         if missing:
             raise InputError(f"{self.path / 'run.json'} lacks {', '.join(sorted(missing))}")

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,29 +13,44 @@ from jaxseg.cli import arguments
 from jaxseg.cli.progress import console
 from jaxseg.errors import InputError
 
+_USUAL = ("resnet18", "vgg16")
+"""The encoders that architectures are shown on, the first of them that one stands on."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Lists what `create` knows; parameters are counted, nothing is computed."""
     parser = arguments.parser("models", "List architectures and encoders with their parameters.")
     parser.parse_args(argv)
-    table = Table("encoder", *models.names(), title="Parameters for 21 classes, in millions")
-    for encoder in encoders.names():
-        table.add_row(encoder, *(_millions(name, encoder) for name in models.names()))
-    shown = console()
-    shown.print(table)
+    architectures = Table("architecture", "on", "millions", "what it is")
     for name in models.names():
+        encoder, model = _on_usual(name)
         summary = (inspect.getdoc(getattr(models, name)) or "").partition("\n")[0]
-        shown.print(f"{name}: {summary}")
+        architectures.add_row(name, encoder, _millions(model), summary)
+    backbones = Table("encoder", "millions", "channels of its features")
+    for name in encoders.names():
+        encoder = encoders.create(name)
+        backbones.add_row(name, _millions(encoder), " ".join(map(str, encoder.channels)))
+    shown = console()
+    shown.print("Parameters, those of architectures for 21 classes:")
+    shown.print(architectures)
+    shown.print(backbones)
     shown.print('An encoder of your own: --model.encoder "package.module:builder"')
     return 0
 
 
-def _millions(name: str, encoder: str) -> str:
-    """Parameters in millions, or a dash where the architecture does not stand on the encoder."""
-    try:
-        model = models.create(name, encoder=encoder, num_classes=21)
-    except InputError:
-        return "-"
+def _on_usual(name: str) -> tuple[str, Any]:
+    """An architecture on the first encoder that it stands on, and that one's name."""
+    if not models.takes_encoder(name):
+        return "-", models.create(name, num_classes=21)
+    for encoder in (*_USUAL, *encoders.names()):
+        try:
+            return encoder, models.create(name, encoder=encoder, num_classes=21)
+        except InputError:
+            continue
+    raise InputError(f"model {name!r} stands on no encoder of jaxseg")
+
+
+def _millions(module: Any) -> str:
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
     return f"{sum(leaf.size for leaf in jax.tree.leaves(shapes['params'])) / 1e6:.1f}"

@@ -1,7 +1,7 @@
 """What a person sees while a run goes: a bar in a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -45,6 +45,7 @@ class RunObserver:
         self._steps, self._learning_rate = steps, learning_rate
         self._began = self._since = time.monotonic()
         self._since_step = start
+        self._shown: set[str] = set()
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -81,7 +82,7 @@ class RunObserver:
             "epoch": epoch,
             "step": step,
             **logs,
-            "learning_rate": float(self._learning_rate(step - 1)),
+            "learning_rate": float(self._learning_rate(step - 1 - int(logs["skipped"]))),
             "images_per_second": round(speed, 2),
             "seconds": round(now - self._began, 2),
         }
@@ -93,6 +94,21 @@ class RunObserver:
                 f"epoch {epoch}  step {step}/{self._steps}  loss {logs['loss']:.4f}  "
                 f"{speed:.1f} images/s  {_clock(left)} left"
             )
+
+    def on_skip(self, step: int, names: Sequence[str]) -> None:
+        """Writes and shows that an update was skipped."""
+        self._log.write({"kind": "skipped", "step": step, "names": list(names)})
+        self._console.print(
+            f"step {step}  skipped: loss or gradient not finite  {', '.join(names)}"
+        )
+
+    def on_unreadable(self, step: int, problems: Sequence[str]) -> None:
+        """Writes every record that was passed over, and shows each once."""
+        self._log.write({"kind": "unreadable", "step": step, "problems": list(problems)})
+        for problem in problems:
+            if problem not in self._shown:
+                self._console.print(f"step {step}  passed over: {problem}")
+        self._shown.update(problems)
 
     def on_validation(self, step: int, scores: Mapping[str, Any], best: bool) -> None:
         """Writes and shows an epoch's scores; validation time is not training time."""

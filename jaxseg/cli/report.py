@@ -44,7 +44,7 @@ def write(run: RunFolder) -> Path:
     values = recipes.to_dict(recipe)
     return write_report(
         run.path / "report.html",
-        title=f"{recipe.model.name} with {recipe.model.encoder} on {recipe.data.name or recipe.data.source}",
+        title=f"{assemble.title(recipe.model)} on {recipe.data.name or recipe.data.source}",
         history=read_rows(run.path),
         counts=np.asarray(scores["counts"], np.int64),
         classes=facts.classes,

@@ -1,5 +1,7 @@
 """`jaxseg train [RECIPE.py] [--run DIR | --resume RUN] [--field value ...]`: trains and writes a run folder."""
 
+import contextlib
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from jaxseg.cli.progress import RunObserver, console, summary
 from jaxseg.data.check import check_sample
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
+from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.log import RunLog
 from jaxseg.train.loop import Progress, Schedule, StopRequest, fit
 from jaxseg.train.state import create_state
@@ -81,10 +84,20 @@ def _new_name(name: str) -> str:
 
 
 def _train(recipe: Recipe, folder: str, resume: bool) -> None:
+    run = RunFolder(folder)
+    with contextlib.ExitStack() as lock:
+        if resume:
+            lock.enter_context(run.locked())
+        else:
+            run.check_new()  # before anything that takes time
+        _train_in(run, lock, recipe, resume)
+
+
+def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume: bool) -> None:
     shown = console()
     stop = StopRequest()
-    if not resume:
-        RunFolder(folder).check_new()  # before anything that takes time
+    named = dataclasses.replace(recipe.model, encoder=assemble.encoder_of(recipe.model))
+    recipe = dataclasses.replace(recipe, model=named)  # the run folder says what it was
     train_source = assemble.open_source(recipe.data, recipe.data.train_split)
     validation_source = assemble.open_source(recipe.data, recipe.data.validation_split)
     if recipe.data.test_split is not None:
@@ -93,10 +106,10 @@ def _train(recipe: Recipe, folder: str, resume: bool) -> None:
         )  # better missed now than at the end
     check_sample(train_source)
     check_sample(validation_source)
-    facts = RunFolder(folder).facts if resume else assemble.resolve(recipe, train_source)
+    facts = run.facts if resume else assemble.resolve(recipe, train_source)
     if facts.train_images != len(train_source):
         raise InputError(
-            f"{folder} was started with {facts.train_images} training images, now there are {len(train_source)}: "
+            f"{run.path} was started with {facts.train_images} training images, now there are {len(train_source)}: "
             "a resumed run needs the same"
         )
     network = assemble.network(recipe.model, facts)
@@ -107,12 +120,12 @@ def _train(recipe: Recipe, folder: str, resume: bool) -> None:
         epochs=recipe.train.epochs,
         log_every=recipe.train.log_every,
         patience=recipe.train.patience,
+        max_skipped=recipe.train.max_skipped,
     )
     steps = schedule.epochs * schedule.steps_per_epoch
     learning_rate = assemble.learning_rate(recipe, steps)
     optimizer = assemble.optimizer(recipe, learning_rate)
 
-    run = RunFolder(folder)
     goes_on = resume and run.last.step is not None
     variables = network.init(recipe.train.seed)
     if facts.pretrained is not None and not goes_on:
@@ -125,12 +138,14 @@ def _train(recipe: Recipe, folder: str, resume: bool) -> None:
         state, values = run.last.restore(state)
         progress = Progress(**values)
     compiled = parallel.compile(
-        make_train_step(
-            network.model,
-            optimizer,
-            loss,
-            preprocess=network.preprocess,
-            **assemble.step_options(recipe),
+        skip_nonfinite(
+            make_train_step(
+                network.model,
+                optimizer,
+                loss,
+                preprocess=network.preprocess,
+                **assemble.step_options(recipe),
+            )
         )
     )
     start = int(state.step)
@@ -143,14 +158,18 @@ def _train(recipe: Recipe, folder: str, resume: bool) -> None:
         start_step=start,
         num_workers=recipe.data.workers,
     )
-    validate = evaluation.evaluator(recipe, facts, network, parallel, validation_source)
+    validate = evaluation.evaluator(recipe, facts, network, parallel, validation_source, stop)
     if resume:
         recipes.save(recipe, run.path / "recipe.json")  # its data may have moved
     else:
-        run.create(recipe, facts)  # only now: nothing in the recipe can be wrong any more
+        lock.enter_context(run.locked())  # only now: nothing in the recipe can be wrong any more
+        run.create(recipe, facts)
+    (run.path / "checkpoints").mkdir(exist_ok=True)
+    if changed := run.note_start(start):
+        shown.print(f"not what the run was started with, results may differ: {'; '.join(changed)}")
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     shown.print(
-        f"{recipe.model.name} with {recipe.model.encoder}: {count:,} parameters, {len(train_source)} images to "
+        f"{assemble.title(recipe.model)}: {count:,} parameters, {len(train_source)} images to "
         f"train on, {len(validation_source)} to validate on, {steps} steps from {start}; run folder {run.path}"
     )
 
@@ -184,7 +203,7 @@ def _train(recipe: Recipe, folder: str, resume: bool) -> None:
             progress=progress,
         )
         batches.close()
-        if stop.requested and int(state.step) < steps:
+        if stop.requested and progress.validated_step < steps:
             shown.print(
                 f"stopped at step {int(state.step)}, saved; go on with: jaxseg train --resume {run.path}"
             )

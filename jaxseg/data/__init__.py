@@ -19,7 +19,9 @@ _NAMES = {
     "CamVid": "sources",
     "Folder": "sources",
     "LabelMap": "labels",
+    "Listed": "lists",
     "Shapes": "shapes",
+    "SkipUnreadable": "unreadable",
     "Subset": "sources",
     "TFDS": "tfds",
     "TrainAugment": "augment",
@@ -28,6 +30,7 @@ _NAMES = {
     "ids_from_colors": "labels",
     "normalize": "pixels",
     "palette": "labels",
+    "read_list": "lists",
     "train_batches": "loader",
 }
 _MODULES = frozenset({*_NAMES.values(), "check", "decode", "files", "prepare", "spec", "workers"})
@@ -39,6 +42,7 @@ if typing.TYPE_CHECKING:
         decode,
         files,
         labels,
+        lists,
         loader,
         pixels,
         prepare,
@@ -46,6 +50,7 @@ if typing.TYPE_CHECKING:
         sources,
         spec,
         tfds,
+        unreadable,
         workers,
     )
     from jaxseg.data.augment import TrainAugment
@@ -56,11 +61,13 @@ if typing.TYPE_CHECKING:
         ids_from_colors,
         palette,
     )
+    from jaxseg.data.lists import Listed, read_list
     from jaxseg.data.loader import eval_batches, train_batches
     from jaxseg.data.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize
     from jaxseg.data.shapes import Shapes
     from jaxseg.data.sources import CamVid, Folder, Subset, folder
     from jaxseg.data.tfds import TFDS
+    from jaxseg.data.unreadable import SkipUnreadable
 
 __all__ = sorted([*_NAMES, *_MODULES])
 

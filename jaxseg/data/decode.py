@@ -14,6 +14,8 @@ from jaxseg.errors import InputError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
 
+MAX_PIXELS = 2**27
+"""Larger images are refused by what their header says, before anything is decoded: 11,585 x 11,585."""
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
 """PIL stretches grey of 2 and 4 bits to 0..255; ids are what the file holds."""
 
@@ -106,6 +108,11 @@ def _opened(file: str | Path | bytes, name: str) -> Iterator[Image.Image]:
     except Exception as error:
         raise InputError(f"{name} cannot be opened: {error or type(error).__name__}") from None
     with image:
+        if image.width * image.height > MAX_PIXELS:
+            raise InputError(
+                f"{name} claims {image.width} x {image.height} pixels, more than {MAX_PIXELS}: too large to be safe. Cut"
+                " it into tiles"
+            )
         try:
             raw = image.tile[0][3] if image.tile else ""
             image.info["rawmode"] = (raw if isinstance(raw, str) else raw[0])[:3] if raw else ""

@@ -1,5 +1,7 @@
 """Batches from a source, by Grain: shuffled and augmented for training, exact for evaluation."""
 
+import functools
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,6 +19,7 @@ EXACT_SIZES = 8
 MULTIPLE = 64
 """Any further size is padded up to multiples of so many pixels."""
 
+_log = logging.getLogger(__name__)
 Augment = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
 Record = dict[str, Any]
 
@@ -51,8 +54,9 @@ def train_batches(
         shard: (index, number) of processes; each gets every so many-th record of the global order.
 
     Returns:
-        An iterator of `{"image": uint8 [n, H, W, C], "label": [n, H, W]}`, `n = batch_size /
-        processes`.
+        An iterator of `{"image": uint8 [n, H, W, C], "label": [n, H, W], "names": list}`, `n =
+        batch_size / processes`; and `"unreadable"`, a list of messages, where `SkipUnreadable` had
+        to pass over records.
 
     Raises:
         InputError: For an empty source or numbers that do not fit; the iterator raises the
@@ -72,7 +76,7 @@ def train_batches(
     records = grain.MapDataset.source(source).shuffle(seed=order_seed).repeat()
     if augment is not None:
         # Before the slice: a record's generator is seeded by its place in the global order.
-        records = records.random_map(augment, seed=augment_seed)
+        records = records.random_map(functools.partial(_augmented, augment), seed=augment_seed)
     records = records[start_step * batch_size + index :: count]
     return iterate(records.batch(batch_size // count, batch_fn=_stack), num_workers, ahead=2)
 
@@ -139,7 +143,14 @@ def _check(
 
 
 def _plain(record: Record) -> Record:
-    return {key: record[key] for key in ("image", "label", "name")}
+    kept = ("image", "label", "name", "unreadable")
+    return {key: record[key] for key in kept if key in record}
+
+
+def _augmented(augment: Augment, record: Record, generator: np.random.Generator) -> Record:
+    """The augmented record, which an augmentation may build anew, with what was passed over."""
+    new = augment(record, generator)
+    return {**new, "unreadable": record["unreadable"]} if "unreadable" in record else new
 
 
 def _stack(records: Sequence[Record]) -> Record:
@@ -152,7 +163,10 @@ def _stack(records: Sequence[Record]) -> Record:
                 f" {first['image'].shape} and {record['name']} is {record['image'].shape}:"
                 " give an augmentation with a crop size, and images of as many channels"
             )
-    return {key: np.stack([record[key] for record in records]) for key in ("image", "label")}
+    batch: Record = {key: np.stack([r[key] for r in records]) for key in ("image", "label")}
+    batch["names"] = [record.get("name", "") for record in records]
+    problems = [problem for record in records for problem in record.get("unreadable", ())]
+    return {**batch, "unreadable": problems} if problems else batch
 
 
 def _group(
@@ -162,6 +176,9 @@ def _group(
     exact: set[Size] = set()
     groups: dict[tuple[int, int, int], list[Record]] = {}
     for record in records:
+        if "unreadable" in record:
+            _log.warning("evaluated without: %s", record["unreadable"][0])
+            continue
         height, width, channels = record["image"].shape
         if (height, width) not in exact and len(exact) < EXACT_SIZES:
             exact.add((height, width))

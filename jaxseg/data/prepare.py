@@ -45,8 +45,9 @@ def prepared(
             f"unknown TFDS data set {name!r}{guess} It is neither prepared in {place} nor one of"
             f" the {len(known)} that TFDS and jaxseg can prepare"
         ) from None
-    except (AssertionError, OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"TFDS data set {name!r}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # its files in another state than TFDS expects, in any way
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"TFDS data set {name!r} in {place}: {first}") from error
     if _is_prepared(builder):
         return builder
     if plain not in BUILDERS and importlib.util.find_spec("tensorflow") is None:

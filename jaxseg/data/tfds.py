@@ -90,8 +90,16 @@ class TFDS:
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        example = self._source[index]
-        name = example[self.name_key].decode() if self.name_key else f"{self.split}/{index}"
+        try:
+            example = self._source[index]
+        except IndexError:
+            raise
+        except Exception as error:  # as the file format has it
+            raise InputError(
+                f"{self.name} {self.split}[{index}] in {self.directory} cannot be read: {_first_line(error)}"
+            ) from error
+        named = example[self.name_key] if self.name_key else f"{self.split}/{index}".encode()
+        name = named.decode(errors="replace")
         place = f"{self.name} {self.split}[{index}] ({name})"
         image_place, mask_place = f"the image of {place}", f"the mask of {place}"
         image = decode_image(example[self.image_key], image_place)
@@ -124,10 +132,14 @@ class TFDS:
                 f" {builder.info.file_format}, which has no random access; prepare it again with"
                 f" {command(self.name, Path(self.directory).parents[1])}"
             ) from None
-        except ValueError as error:
+        except Exception as error:  # an unknown split, or whatever damaged files make of it
             raise InputError(
-                f"TFDS data set {self.name!r}, split {self.split!r}: {str(error).splitlines()[0]}"
-            ) from None
+                f"TFDS data set {self.name!r}, split {self.split!r}: {_first_line(error)}"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _label_options(name: str, given: Mapping[str, Any], feature: Any) -> dict[str, Any]:

@@ -5,7 +5,9 @@ may stop before that size: the model upsamples the logits.
 """
 
 from jaxseg.decoders.fcn import FCN, FCN8s, FCN16s, FCN32s
+from jaxseg.decoders.fcn_head import FCNHead
 from jaxseg.decoders.fpn import FPN
+from jaxseg.decoders.multiscale_fpn import MultiscaleFPN
 from jaxseg.decoders.unet import UNet
 
-__all__ = ["FCN", "FPN", "FCN8s", "FCN16s", "FCN32s", "UNet"]
+__all__ = ["FCN", "FPN", "FCN8s", "FCN16s", "FCN32s", "FCNHead", "MultiscaleFPN", "UNet"]

@@ -29,7 +29,8 @@ class FCN(nn.Module):
         Long, Shelhamer and Darrell, Fully Convolutional Networks for Semantic Segmentation, 2015,
         https://arxiv.org/abs/1411.4038. Scores start at zero as there; the encoder's last feature
         stands for VGG-16's fc7, and all levels are trained at once. A VGG's features with strides 8
-        and 16 come before the pools that the paper scores after.
+        and 16 come before the pools that the paper scores after: `jaxseg.networks.FCNVGG` is the
+        paper's network.
 
     >>> FCN8s(num_classes=2).used, FCN32s(num_classes=2).used
     ((8, 16, 32), (32,))

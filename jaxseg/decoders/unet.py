@@ -1,6 +1,5 @@
 """U-Net's decoder on any encoder."""
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -8,20 +7,21 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 from jaxseg.errors import InputError
-from jaxseg.nn import ConvNorm, nearest
+from jaxseg.nn import ConvNorm, concatenate, nearest
 from jaxseg.nn.blocks import kaiming_fan_in
-from jaxseg.typing import Array, Size
+from jaxseg.typing import Array, Merge, Size, Upsample
 
 
 class UNet(nn.Module):
-    """From coarse to fine: upsample to the next feature's size, concatenate it, convolve twice.
+    """From coarse to fine: upsample to the next feature's size, join it, convolve twice.
 
-    The last step goes to the image's size and has nothing to concatenate. Sizes follow the
+    The last step goes to the image's size and has nothing to join. Sizes follow the
     features, so any image size works.
 
     Attributes:
         channels: Channels of each step, coarse to fine, one step per feature.
-        upsample: `upsample(x, size)` on `[N, H, W, C]`.
+        upsample: `upsample(x, size)`; `jaxseg.nn.upsample` has every kind, learned ones too.
+        merge: `merge(x, skip)`: `jaxseg.nn.concatenate` or `add`.
         center: Whether two more convolutions come first, on the coarsest feature.
         dtype: Type to compute in; that of features and parameters by default.
         param_dtype: Type of parameters and running statistics.
@@ -39,7 +39,8 @@ class UNet(nn.Module):
     """
 
     channels: tuple[int, ...] = (256, 128, 64, 32, 16)
-    upsample: Callable[[Array, Size], Array] = nearest
+    upsample: Upsample = nearest
+    merge: Merge = concatenate
     center: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -62,7 +63,7 @@ class UNet(nn.Module):
         for i, channels in enumerate(self.channels):
             skip = skips.pop() if skips else None
             x = self.upsample(x, size if skip is None else (skip.shape[1], skip.shape[2]))
-            x = x if skip is None else jnp.concatenate([x, skip], axis=-1)
+            x = x if skip is None else self.merge(x, skip)
             x = DoubleConv(channels, name=f"block{i}", **types)(x, train=train)
             maps.append(x)
         return tuple(reversed(maps))

@@ -100,6 +100,19 @@ class VGG(nn.Module):
         features, places = self._stages(images, partial(max_pool_with_indices, window=2), train)
         return features, tuple(places)
 
+    def pools(self, images: Array, *, train: bool = False) -> tuple[Array, ...]:
+        """The results of the pools that stride, for decoders that read those instead of features.
+
+        Returns:
+            `[N, ceil(H / s), ceil(W / s), widths[i]]` for the strides 2, 4, ..., fine to coarse.
+        """
+
+        def pool(x: Array) -> tuple[Array, Array]:
+            x = max_pool(x, 2, 2)
+            return x, x
+
+        return tuple(self._stages(images, pool, train)[1])
+
     @nn.compact
     def _stages(
         self, images: Array, pool: Callable[[Array], tuple[Array, Any]], train: bool

@@ -37,8 +37,8 @@ def boundary_loss(
         per_image: Whether each image has a mean of its own, and those are averaged.
 
     Returns:
-        A scalar, float32 or wider, negative for a good prediction; 0 with a zero gradient when every pixel is ignored. A class
-        that an image has none of or nothing else has no boundary there: its distances are 0 and count in the mean, as in
+        A scalar, float32 or wider, negative for a good prediction; 0 with a zero gradient when every pixel is ignored. An
+        absent class, that an image has none of or nothing else, has no boundary there: its distances are 0 and count in the mean, as in
         the paper's code.
 
     Raises:
@@ -85,8 +85,8 @@ def hausdorff_loss(
         per_image: Whether each image has a mean of its own, and those are averaged.
 
     Returns:
-        A scalar, not negative, float32 or wider; 0 with a zero gradient when every pixel is ignored. A class that fills an image
-        or that it has none of, in truth or prediction, has no boundary there: that distance is 0, as in MONAI.
+        A scalar, not negative, float32 or wider; 0 with a zero gradient when every pixel is ignored. An absent class, or one
+        that fills an image, in truth or prediction, has no boundary there: that distance is 0, as in MONAI.
 
     Raises:
         InputError: Shapes do not fit, or `alpha` is negative.

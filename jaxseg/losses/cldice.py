@@ -41,7 +41,7 @@ def soft_cldice_loss(
         per_image: Whether sums run over each image by itself.
 
     Returns:
-        A scalar in `[0, 1]`, float32 or wider; classes without truth are left out of the mean.
+        A scalar in `[0, 1]`, float32 or wider; absent classes, those without truth, are left out of the mean.
 
     Raises:
         InputError: Shapes do not fit, `iterations` is negative or `smooth` is not positive.
@@ -74,10 +74,12 @@ def soft_cldice_loss(
 
 
 def soft_skeleton(x: Array, iterations: int) -> Array:
-    """What openings with ever more eroded forms take away: a differentiable centreline.
+    r"""What openings with ever more eroded forms take away: a differentiable centreline.
+
+    With $e_j(x)$ eroded j times and $o$ an opening, $S_j = S_{j-1} + (1 - S_{j-1}) (e_j(x) - o(e_j(x)))^+$.
 
     Args:
-        x: `[N, H, W, K]` in `[0, 1]`.
+        x: `[N, H, W, K]` in `[0, 1]`; 0 where ignored, and all over for an absent class, whose skeleton is 0 too.
         iterations: How often to erode, 0 or more.
 
     Returns:
@@ -86,6 +88,10 @@ def soft_skeleton(x: Array, iterations: int) -> Array:
     >>> bar = jnp.zeros((1, 5, 5, 1)).at[:, 1:4].set(1.0)
     >>> soft_skeleton(bar, 2)[0, :, 2, 0].tolist()
     [0.0, 0.0, 1.0, 0.0, 0.0]
+
+    References:
+        Shit et al., clDice: a Novel Topology-Preserving Loss Function for Tubular Structure Segmentation, 2021,
+        https://arxiv.org/abs/2003.07311 (algorithm 1).
     """
     skeleton = jax.nn.relu(x - _dilate(_erode(x)))
     for _ in range(iterations):

@@ -87,11 +87,17 @@ def make_loss_fn(
         InputError: No loss at all, an unknown name or option, or a weight that is negative or not finite; when called,
             as many auxiliary weights as the model has heads are not there.
 
+    What is absent or ignored altogether is a matter of each loss by itself.
+
     >>> loss_fn = make_loss_fn({"cross_entropy": 1.0, "dice": 2.0})
     >>> output, batch = Output(jnp.zeros((1, 1, 2, 2))), {"label": jnp.array([[[0, 1]]])}
     >>> loss, logs = loss_fn(output, batch)
     >>> {name: round(float(value), 2) for name, value in logs.items()}, round(float(loss), 2)
     ({'cross_entropy': 0.69, 'dice': 0.5}, 1.69)
+
+    References:
+        Zhao, Shi, Qi, Wang and Jia, Pyramid Scene Parsing Network, 2017, https://arxiv.org/abs/1612.01105, for auxiliary
+        heads and their weight of 0.4.
     """
     if not weights:
         raise InputError(f"no loss was given; known: {', '.join(names())}")

@@ -33,7 +33,7 @@ def softmax_focal_loss(
         gamma: $\gamma$, not negative; 0 makes it the cross-entropy.
 
     Returns:
-        `[N, H, W]`, float32 or wider; 0 at ignored pixels.
+        `[N, H, W]`, float32 or wider; 0 at ignored pixels. Absent classes have no term of their own.
 
     Raises:
         InputError: Shapes do not fit, K is 1, or `gamma` is negative.
@@ -76,8 +76,8 @@ def sigmoid_focal_loss(
         alpha: $\alpha$ in `[0, 1]`; None for no such factor.
 
     Returns:
-        The labels' shape for K = 1, `[N, H, W, K]` for more; float32 or wider; 0 where ignored. Equal to torchvision's
-        `sigmoid_focal_loss(reduction="none")`.
+        The labels' shape for K = 1, `[N, H, W, K]` for more; float32 or wider; 0 where ignored. A class that is absent is
+        one whose labels are all 0, and counts. Equal to torchvision's `sigmoid_focal_loss(reduction="none")`.
 
     Raises:
         InputError: Shapes do not fit, `gamma` is negative, or `alpha` outside `[0, 1]`.
@@ -117,7 +117,8 @@ def focal_loss(
         per_image: Whether each image has a mean of its own, and those are averaged.
 
     Returns:
-        A scalar, float32 or wider; 0 with a zero gradient when every pixel is ignored.
+        A scalar, float32 or wider; 0 with a zero gradient when every pixel is ignored. Pixels are averaged, not classes, so
+        that absent ones have no term of their own.
 
     Raises:
         InputError: Shapes do not fit, `gamma` is negative, `alpha` outside `[0, 1]` or given for a softmax.
@@ -126,7 +127,7 @@ def focal_loss(
     0.173
 
     References:
-        Lin et al. (see `softmax_focal_loss`) divide by the number of boxes; over pixels every one counts.
+        Lin et al., 2017, https://arxiv.org/abs/1708.02002, divide by the number of boxes; over pixels every one counts.
     """
     targets = read(logits, labels, ignore_index)
     if alpha is not None and not targets.sigmoid:
@@ -159,7 +160,7 @@ def poly_loss(
 
     Returns:
         A scalar, float32 or wider, $\sum_i l_i / \sum_i w_i$ over the global batch; 0 with a zero gradient when every pixel is
-        ignored.
+        ignored. Pixels are averaged, not classes, so that absent ones have no term of their own.
 
     Raises:
         InputError: Shapes do not fit, or `epsilon` is below -1.

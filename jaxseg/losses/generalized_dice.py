@@ -21,7 +21,7 @@ def generalized_dice_loss(
 
     $$ l = 1 - \frac{2 \sum_c w_c O_c + s}{\sum_c w_c (P_c + T_c) + s}, \qquad w_c = \omega_c / T_c^2 $$
 
-    with the sums of `jaxseg.losses.region` and class weights $\omega$. A class without truth, whose weight would be infinite,
+    with the sums of `jaxseg.losses.region` and class weights $\omega$. An absent class, without truth, whose weight would be infinite,
     takes the largest weight of the others, as in the authors' code: what is predicted there counts against the prediction.
 
     Args:

@@ -47,7 +47,8 @@ def lovasz_softmax_loss(
             otherwise its loss there is its largest error.
 
     Returns:
-        A scalar in `[0, 1]`, float32 or wider; images that are ignored as a whole, or have no class to count, are left out.
+        A scalar in `[0, 1]`, float32 or wider; images that are ignored as a whole, or whose classes are all absent where
+        those are left out, are no part of the mean.
 
     Raises:
         InputError: Shapes do not fit.
@@ -87,7 +88,8 @@ def lovasz_hinge_loss(
             otherwise its loss there is its largest error, as in the paper.
 
     Returns:
-        A scalar, not negative, float32 or wider; images that are ignored as a whole are left out.
+        A scalar, not negative, float32 or wider; images that are ignored as a whole are left out. Absent classes are as
+        `present_only` says.
 
     Raises:
         InputError: Shapes do not fit.

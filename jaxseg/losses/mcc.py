@@ -34,8 +34,8 @@ def mcc_loss(
         per_image: Whether sums run over each image by itself.
 
     Returns:
-        A scalar in `[0, 2]`, float32 or wider. A class that no pixel or every pixel has is left out of the mean: its
-        correlation is 0 / 0.
+        A scalar in `[0, 2]`, float32 or wider. An absent class, that no pixel or every pixel has, is left out of the
+        mean: its correlation is 0 / 0.
 
     Raises:
         InputError: Shapes do not fit, or `smooth` is negative.

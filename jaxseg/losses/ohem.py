@@ -1,18 +1,24 @@
 """Cross-entropies of the hardest pixels alone: online hard example mining, and its top-k form.
 
-Which pixels are hard is decided in each image by itself, so that cutting a batch over devices changes nothing. With
-`per_image=False` it is decided over the batch that is at hand: under `pmap` and `shard_map` that is each device's own part,
-and the selection then depends on how many devices there are.
+Which pixels are hard is decided in each image by itself, or with `per_image=False` over the global batch. Nothing is sorted:
+the loss of the last pixel that is kept is found bit by bit, from counts of the pixels that are as hard. Counts of parts of a
+batch add up, so that cutting it over devices changes nothing, and on a CPU counting takes less time and memory than a sort.
 """
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxseg import collective
 from jaxseg.errors import InputError
 from jaxseg.losses.pixelwise import Entries, entries
-from jaxseg.losses.reduce import weighted_mean
+from jaxseg.losses.reduce import ratio_of_sums
 from jaxseg.losses.targets import ClassWeights, read
 from jaxseg.typing import Array
+
+_FEW = 8  # classes up to which losses are computed again for each bit: in memory they are a large part of the logits
 
 
 def ohem_cross_entropy(
@@ -35,12 +41,12 @@ def ohem_cross_entropy(
         ignore_index: The label of what counts for nothing; any integer, negative ones too.
         class_weights: `[max(K, 2)]`, not negative; ones by default. They weigh the mean and not the selection.
         threshold: $t$ in `[0, 1]`, a probability.
-        min_kept: How many pixels are kept at least, 1 or more: of each image, or of the batch.
-        per_image: Whether pixels are selected in each image by itself.
+        min_kept: How many pixels are kept at least, 1 or more: of each image, or of the global batch.
+        per_image: Whether pixels are selected in each image by itself, or in the global batch.
 
     Returns:
         A scalar, float32 or wider: $\sum_i w_i l_i / \sum_i w_i$ over the kept pixels of the global batch; 0 with a zero gradient
-        when every pixel is ignored.
+        when every pixel is ignored. Pixels are averaged, not classes, so that absent ones have no term of their own.
 
     Raises:
         InputError: Shapes do not fit, or an option is out of its range.
@@ -59,12 +65,14 @@ def ohem_cross_entropy(
         raise InputError(f"threshold is {threshold}, it is a probability in [0, 1]")
     if min_kept < 1:
         raise InputError(f"min_kept is {min_kept}, there must be 1 or more")
-    entry = entries(read(logits, labels, ignore_index), class_weights)
-    hardness = _hardness(entry, per_image)
-    place = min(min_kept, hardness.shape[1]) - 1
-    last_kept = jnp.sort(hardness, axis=1, descending=True)[:, place, None]
-    kept = (jnp.exp(-hardness) < threshold) | (hardness >= last_kept) | jnp.isnan(hardness)
-    return _mean(entry, kept)
+
+    def kept(hardness: Array, last: Array) -> Array:
+        return (jnp.exp(-hardness) < threshold) | (hardness >= last)
+
+    def number(counted: Array) -> Array:
+        return jnp.full_like(counted, min_kept)
+
+    return _mean_of_kept(kept, number, logits, labels, ignore_index, class_weights, per_image)
 
 
 def topk_cross_entropy(
@@ -84,11 +92,12 @@ def topk_cross_entropy(
         ignore_index: The label of what counts for nothing; any integer, negative ones too.
         class_weights: `[max(K, 2)]`, not negative; ones by default. They weigh the mean and not the selection.
         fraction: The share of the pixels that are not ignored, in `(0, 1]`; of n pixels, $\lfloor f n \rfloor$ and 1 at least.
-        per_image: Whether pixels are selected in each image by itself.
+        per_image: Whether pixels are selected in each image by itself, or in the global batch.
 
     Returns:
         A scalar, float32 or wider: $\sum_i w_i l_i / \sum_i w_i$ over the kept pixels of the global batch; 0 with a zero gradient
-        when every pixel is ignored. Pixels that tie for the last place are all kept.
+        when every pixel is ignored. Pixels that tie for the last place are all kept. Pixels are averaged, not classes, so
+        that absent ones have no term of their own.
 
     Raises:
         InputError: Shapes do not fit, or `fraction` is outside `(0, 1]`.
@@ -103,21 +112,91 @@ def topk_cross_entropy(
     """
     if not 0 < fraction <= 1:
         raise InputError(f"fraction is {fraction}, it is a share in (0, 1]")
-    entry = entries(read(logits, labels, ignore_index), class_weights)
-    hardness = _hardness(entry, per_image)
-    number = (hardness >= 0).sum(1, dtype=jnp.int32).astype(hardness.dtype)
-    place = jnp.maximum(jnp.floor(number * fraction).astype(jnp.int32), 1) - 1
-    ranked = jnp.sort(hardness, axis=1, descending=True)
-    last_kept = jnp.take_along_axis(ranked, place[:, None], axis=1)
-    return _mean(entry, (hardness >= last_kept) | jnp.isnan(hardness))
+
+    def kept(hardness: Array, last: Array) -> Array:
+        return hardness >= last
+
+    def number(counted: Array) -> Array:
+        share = counted.astype(jnp.result_type(float)) * fraction
+        return jnp.maximum(jnp.floor(share).astype(jnp.int32), 1)
+
+    return _mean_of_kept(kept, number, logits, labels, ignore_index, class_weights, per_image)
 
 
-def _hardness(entry: Entries, per_image: bool) -> Array:
-    """`[G, P]`: the loss of what counts, -1 of what does not, of each image or of the batch."""
-    groups = entry.nll.shape[0] if per_image else 1
-    hardness = jnp.where(entry.weights > 0, entry.nll, -1)
-    return lax.stop_gradient(hardness.reshape(groups, -1))
+def _mean_of_kept(
+    kept: Callable[[Array, Array], Array],
+    number: Callable[[Array], Array],
+    logits: Array,
+    labels: Array,
+    ignore_index: int,
+    class_weights: ClassWeights | None,
+    per_image: bool,
+) -> Array:
+    """The weighted mean of what is kept.
+
+    Args:
+        kept: From the hardness of each entry and that of the last one to be kept in any case, to whether it is kept.
+        number: From how many entries each group has that count, `[G]`, to how many of them are kept in any case.
+        logits: `[N, H, W, K]`, any floating type.
+        labels: Class ids, or multilabel targets.
+        ignore_index: The label of what counts for nothing.
+        class_weights: `[max(K, 2)]`.
+        per_image: Whether a group is an image, or the global batch.
+    """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    targets = read(logits, labels, ignore_index)
+    num_classes = logits.shape[-1]
+
+    def hardness(logits: Array, labels: Array) -> Array:
+        return _hardness(entries(read(logits, labels, ignore_index), class_weights))
+
+    def terms(logits: Array, last: Array) -> tuple[Array, Array]:
+        entry = entries(targets._replace(logits=logits), class_weights)
+        hard = _hardness(entry)
+        last = last.reshape(-1, *[1] * (hard.ndim - 1))
+        weights = jnp.where(kept(hard, last) | jnp.isnan(hard), entry.weights, 0)
+        return jnp.where(weights == 0, 0, entry.nll * weights), weights
+
+    given = lax.stop_gradient(logits), labels
+    if num_classes <= _FEW or targets.sigmoid:
+        last = _last_kept(hardness, given, number, per_image)
+    else:
+        last = _last_kept(lambda hard: hard, (hardness(*given),), number, per_image)
+    if num_classes <= _FEW or targets.sigmoid:
+        terms = jax.checkpoint(terms)
+    return ratio_of_sums(*terms(logits, last))
 
 
-def _mean(entry: Entries, kept: Array) -> Array:
-    return weighted_mean(entry.nll, jnp.where(kept.reshape(entry.nll.shape), entry.weights, 0))
+def _hardness(entry: Entries) -> Array:
+    """The loss of what counts, -1 of what does not."""
+    return lax.stop_gradient(jnp.where(entry.weights > 0, entry.nll, -1))
+
+
+def _last_kept(
+    hardness: Callable[..., Array],
+    given: tuple[Array, ...],
+    number: Callable[[Array], Array],
+    per_image: bool,
+) -> Array:
+    """`[G]`: the so-many-th largest hardness of each group, 0 where it has fewer entries that count.
+
+    Floats that are not negative are in the order of their bits, from the highest to the lowest one. `hardness` is computed
+    from what is `given` for each bit again: where that costs more than it saves, it is given.
+    """
+    kind = jax.eval_shape(hardness, *given)
+    groups, width = kind.shape[0] if per_image else 1, 8 * kind.dtype.itemsize
+    integer = jnp.dtype(f"int{width}")
+
+    def as_hard(least: Array) -> Array:
+        again, least = lax.optimization_barrier((given, least))  # or XLA would compute it once
+        bits = lax.bitcast_convert_type(hardness(*again), integer).reshape(groups, -1)
+        found = (bits >= least[:, None]).sum(1, dtype=jnp.int32)
+        return found if per_image else collective.psum(found)
+
+    def add_bit(step: Array, found: Array) -> Array:
+        candidate = found | (jnp.ones((), integer) << (width - 2 - step).astype(integer))
+        return jnp.where(as_hard(candidate) >= wanted, candidate, found)
+
+    none = jnp.zeros(groups, integer)
+    wanted = number(as_hard(none))
+    return lax.bitcast_convert_type(lax.fori_loop(0, width - 1, add_bit, none), kind.dtype)

@@ -1,6 +1,9 @@
 """Cross-entropies: logits and labels to a loss of each pixel `[N, H, W]`, and their mean.
 
 `jaxseg.losses.targets` says which labels are read how, what ignoring means and what a wrong label does.
+
+Where only the mean is wanted take `cross_entropy`: XLA on a CPU fuses its sums with what computes the summands, while for a
+`jnp.mean` it first writes the loss of each sigmoid to memory, as large as the logits.
 """
 
 from typing import NamedTuple
@@ -41,7 +44,8 @@ def softmax_cross_entropy(
         label_smoothing: $\epsilon$ in `[0, 1]`, the share of the target that is spread over all classes.
 
     Returns:
-        `[N, H, W]`, float32 or wider; 0 at ignored pixels. Equal to torch's `cross_entropy(reduction="none")`.
+        `[N, H, W]`, float32 or wider; 0 at ignored pixels. Absent classes have no term of their own. Equal to torch's
+        `cross_entropy(reduction="none")`.
 
     Raises:
         InputError: Shapes do not fit, K is 1, or the smoothing is outside `[0, 1]`.
@@ -89,7 +93,8 @@ def sigmoid_cross_entropy(
         pos_weight: $\omega$, a number or `[K]`, as in torch; unlike a class weight it does not enter the mean's denominator.
 
     Returns:
-        The labels' shape for K = 1, `[N, H, W, K]` for more; float32 or wider; 0 where ignored.
+        The labels' shape for K = 1, `[N, H, W, K]` for more; float32 or wider; 0 where ignored. A class that is absent is
+        one whose labels are all 0, and counts.
 
     Raises:
         InputError: Shapes do not fit, or the smoothing is outside `[0, 1]`.
@@ -98,6 +103,10 @@ def sigmoid_cross_entropy(
     Array([[[0.69, 0.  ]]], dtype=float32)
     >>> sigmoid_cross_entropy(jnp.zeros((1, 1, 1, 3)), jnp.array([[[[1, 0, 255]]]])).round(2)
     Array([[[[0.69, 0.69, 0.  ]]]], dtype=float32)
+
+    References:
+        Good, Rational Decisions, 1952, https://doi.org/10.1111/j.2517-6161.1952.tb00104.x; `pos_weight` is that of
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html, and for one label equal to it.
     """
     targets = read_one_against_rest(logits, labels, ignore_index)
     loss = _sigmoid(targets, class_weights, label_smoothing, pos_weight)
@@ -130,7 +139,8 @@ def cross_entropy(
         per_image: Whether each image has a mean of its own, and those are averaged.
 
     Returns:
-        A scalar, float32 or wider; 0 with a zero gradient when every pixel is ignored.
+        A scalar, float32 or wider; 0 with a zero gradient when every pixel is ignored. Pixels are averaged, not classes, so
+        that absent ones have no term of their own.
 
     Raises:
         InputError: Shapes do not fit, the smoothing is outside `[0, 1]`, or there is a `pos_weight` for a softmax.
@@ -140,6 +150,7 @@ def cross_entropy(
     Array(0.69, dtype=float32)
 
     References:
+        Good, Rational Decisions, 1952, https://doi.org/10.1111/j.2517-6161.1952.tb00104.x
         torch divides by the number of pixels, whatever the weights, where targets are shares of classes; here a pixel
         counts the weights of its shares, so that class ids and their one-hot form have one mean.
     """

@@ -92,6 +92,11 @@ def ratio_of_sums(numerators: Array, denominators: Array) -> Array:
     1.5
     >>> float(ratio_of_sums(jnp.zeros(2), jnp.zeros(2)))
     0.0
+
+    What is ignored or absent has 0 in both.
+
+    References:
+        Ogita, Rump and Oishi, Accurate Sum and Dot Product, 2005, https://doi.org/10.1137/030601818, for the sums.
     """
     if numerators.shape != denominators.shape:
         raise InputError(f"numerators are {numerators.shape}, denominators {denominators.shape}")
@@ -128,7 +133,8 @@ def mean_over_pixels(numerators: Array, denominators: Array, *, per_image: bool)
 def weighted_mean(loss: Array, weights: Array) -> Array:
     r"""$\sum_i w_i l_i / \sum_i w_i$ over the global batch; 0 where the weights sum to 0.
 
-    Elements of weight zero count for nothing, whatever their loss is: infinite and not-a-number included.
+    Elements of weight zero, as of ignored pixels and absent classes, count for nothing, whatever their loss is: infinite and
+    not-a-number included.
 
     Args:
         loss: Any shape, floating.
@@ -140,6 +146,9 @@ def weighted_mean(loss: Array, weights: Array) -> Array:
     >>> loss = jnp.array([1.0, 3.0, jnp.nan])
     >>> float(weighted_mean(loss, jnp.array([True, True, False])))
     2.0
+
+    References:
+        As of `ratio_of_sums`: https://doi.org/10.1137/030601818
     """
     weights = weights.astype(loss.dtype)
     return ratio_of_sums(jnp.where(weights == 0, 0, loss) * weights, weights)

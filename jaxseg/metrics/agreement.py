@@ -21,10 +21,10 @@ def cohen_kappa(counts: Counts) -> Score:
               = \frac{n \sum_c C_{cc} - \sum_c T_c P_c}{n^2 - \sum_c T_c P_c} $$
 
     Args:
-        counts: A `ConfusionMatrix`, `MultilabelCounts`, or `[K, K]` counts.
+        counts: A `ConfusionMatrix`, `MultilabelCounts`, or `[K, K]` counts; ignored pixels are in none.
 
     Returns:
-        A scalar in `[-1, 1]`, of `MultilabelCounts` `[K]`; not-a-number where all pixels are of one class and were
+        A scalar in `[-1, 1]`, of `MultilabelCounts` `[K]`; absent classes add nothing; not-a-number where all pixels are of one class and were
         predicted as it, and without pixels. Equal to scikit-learn's `cohen_kappa_score`.
 
     Raises:
@@ -47,10 +47,10 @@ def matthews_correlation(counts: Counts) -> Score:
     $$ R_K = \frac{n \sum_c C_{cc} - \sum_c T_c P_c}{\sqrt{n^2 - \sum_c T_c^2}\, \sqrt{n^2 - \sum_c P_c^2}} $$
 
     Args:
-        counts: A `ConfusionMatrix`, `MultilabelCounts`, or `[K, K]` counts.
+        counts: A `ConfusionMatrix`, `MultilabelCounts`, or `[K, K]` counts; ignored pixels are in none.
 
     Returns:
-        A scalar in `[-1, 1]`, of `MultilabelCounts` `[K]`. Not-a-number where truth or prediction is one class
+        A scalar in `[-1, 1]`, of `MultilabelCounts` `[K]`; absent classes add nothing. Not-a-number where truth or prediction is one class
         everywhere: there is no correlation with a constant. Elsewhere equal to scikit-learn's `matthews_corrcoef`, which
         says 0 there; torchmetrics says 0, 1 or -1.
 

@@ -51,6 +51,11 @@ class Calibration:
     >>> calibration = Calibration.zero(2).update(logits=logits, labels=jnp.array([[[0, 1]]]))
     >>> print(f"{expected_calibration_error(calibration):.4f} {brier_score(calibration):.4f}")
     0.4000 0.4000
+
+    Ignored pixels are in no sum, and a class that is absent from the truth has no score of its own.
+
+    References:
+        Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, 2017, https://arxiv.org/abs/1706.04599
     """
 
     bins: Array
@@ -142,13 +147,18 @@ class Calibration:
 
 
 class Reliability(NamedTuple):
-    """The reliability diagram: how often pixels of some confidence are right.
+    r"""The reliability diagram: how often pixels of some confidence are right, $\mathrm{acc}_b$ over $\mathrm{conf}_b$.
+
+    Ignored pixels are in no bin.
 
     Attributes:
         edges: `[B + 1]`: where the bins begin and end.
         confidence: `[B]`: the mean confidence of each bin, not-a-number without pixels.
         accuracy: `[B]`: the share of right pixels of each bin, not-a-number without pixels.
         pixels: `[B]`: how many pixels each bin has, floating.
+
+    >>> reliability(Calibration.zero(2, bins=4)).edges.tolist()
+    [0.0, 0.25, 0.5, 0.75, 1.0]
     """
 
     edges: np.ndarray
@@ -158,7 +168,18 @@ class Reliability(NamedTuple):
 
 
 def reliability(calibration: Calibration) -> Reliability:
-    """The reliability diagram's data.
+    r"""The reliability diagram's data: of each bin b the shares $\mathrm{acc}_b$ and the mean confidences $\mathrm{conf}_b$.
+
+    Args:
+        calibration: Of any number of pixels; ignored ones are in none of its sums.
+
+    Returns:
+        Bins `[B]`; not-a-number for those that are absent, without pixels.
+
+    >>> logits = jnp.log(jnp.array([[[[0.8, 0.1, 0.1], [0.6, 0.2, 0.2]]]]))
+    >>> calibration = Calibration.zero(3).update(logits=logits, labels=jnp.array([[[0, 1]]]))
+    >>> print(reliability(calibration).accuracy[-6:])
+    [ 0. nan nan  1. nan nan]
 
     References:
         DeGroot and Fienberg, The Comparison and Evaluation of Forecasters, 1983, https://doi.org/10.2307/2987588
@@ -185,8 +206,16 @@ def expected_calibration_error(calibration: Calibration) -> Any:
     bin of their own there. torchmetrics' *binary* error is another quantity: it bins the probability of class 1 instead
     of the confidence in the predicted class, over `[0, 1]` instead of `[0.5, 1]`.
 
+    Args:
+        calibration: Of any number of pixels; ignored ones are in none of its sums.
+
     Returns:
-        A scalar; not-a-number without pixels.
+        A scalar; not-a-number without pixels; bins that are absent add nothing.
+
+    >>> logits = jnp.log(jnp.array([[[[0.8, 0.1, 0.1], [0.6, 0.2, 0.2]]]]))
+    >>> calibration = Calibration.zero(3).update(logits=logits, labels=jnp.array([[[0, 1]]]))
+    >>> print(f"{expected_calibration_error(calibration):.4f}")
+    0.4000
 
     References:
         Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, 2017,
@@ -209,8 +238,16 @@ def brier_score(calibration: Calibration) -> Any:
     It is summed over classes, as by Brier, and lies in `[0, 2]`; for one sigmoid it is $2 (p - y)^2$, twice what
     scikit-learn's `brier_score_loss` says by default of two classes.
 
+    Args:
+        calibration: Of any number of pixels; ignored ones are in none of its sums.
+
     Returns:
-        A scalar; not-a-number without pixels.
+        A scalar; not-a-number without pixels; absent classes add nothing.
+
+    >>> logits = jnp.log(jnp.array([[[[0.8, 0.1, 0.1], [0.6, 0.2, 0.2]]]]))
+    >>> calibration = Calibration.zero(3).update(logits=logits, labels=jnp.array([[[0, 1]]]))
+    >>> print(f"{brier_score(calibration):.4f}")
+    0.5500
 
     References:
         Brier, Verification of Forecasts Expressed in Terms of Probability, 1950,
@@ -221,7 +258,23 @@ def brier_score(calibration: Calibration) -> Any:
 
 @integers.compiled
 def brier_per_class(calibration: Calibration) -> Any:
-    """The Brier score of the pixels of each true class, `[K]`; not-a-number for classes without truth."""
+    r"""The Brier score of the pixels of each true class, $\mathrm{mean}_{y = c} \sum_k (p_k - [k = y])^2$.
+
+    Args:
+        calibration: Of any number of pixels; ignored ones are in none of its sums.
+
+    Returns:
+        `[K]`; not-a-number for absent classes, those without truth.
+
+    >>> logits = jnp.log(jnp.array([[[[0.8, 0.1, 0.1], [0.6, 0.2, 0.2]]]]))
+    >>> calibration = Calibration.zero(3).update(logits=logits, labels=jnp.array([[[0, 1]]]))
+    >>> print(np.round(np.asarray(brier_per_class(calibration), float), 4))
+    [0.06 1.04  nan]
+
+    References:
+        Brier, Verification of Forecasts Expressed in Terms of Probability, 1950,
+        https://doi.org/10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2
+    """
     return _class_means(calibration, calibration.brier)
 
 
@@ -229,8 +282,20 @@ def brier_per_class(calibration: Calibration) -> Any:
 def negative_log_likelihood(calibration: Calibration) -> Any:
     r"""The mean over pixels of $-\log p_y$: the cross-entropy without weights, in nats.
 
+    Args:
+        calibration: Of any number of pixels; ignored ones are in none of its sums.
+
     Returns:
-        A scalar; infinite where a pixel's truth has the probability 0; not-a-number without pixels.
+        A scalar; infinite where a pixel's truth has the probability 0; not-a-number without pixels; absent classes add
+        nothing.
+
+    >>> logits = jnp.log(jnp.array([[[[0.8, 0.1, 0.1], [0.6, 0.2, 0.2]]]]))
+    >>> calibration = Calibration.zero(3).update(logits=logits, labels=jnp.array([[[0, 1]]]))
+    >>> print(f"{negative_log_likelihood(calibration):.4f}")
+    0.9163
+
+    References:
+        Good, Rational Decisions, 1952, https://doi.org/10.1111/j.2517-6161.1952.tb00104.x
     """
     infinite = ~integers.is_zero(calibration.infinite).all()
     return _or_infinite(infinite, _mean(calibration, calibration.nll))
@@ -238,7 +303,22 @@ def negative_log_likelihood(calibration: Calibration) -> Any:
 
 @integers.compiled
 def nll_per_class(calibration: Calibration) -> Any:
-    """The negative log-likelihood of the pixels of each true class, `[K]`; not-a-number for classes without truth."""
+    r"""The negative log-likelihood of the pixels of each true class, $\mathrm{mean}_{y = c} -\log p_y$, in nats.
+
+    Args:
+        calibration: Of any number of pixels; ignored ones are in none of its sums.
+
+    Returns:
+        `[K]`; infinite where a pixel's truth has the probability 0; not-a-number for absent classes, those without truth.
+
+    >>> logits = jnp.log(jnp.array([[[[0.8, 0.1, 0.1], [0.6, 0.2, 0.2]]]]))
+    >>> calibration = Calibration.zero(3).update(logits=logits, labels=jnp.array([[[0, 1]]]))
+    >>> print(np.round(np.asarray(nll_per_class(calibration), float), 4))
+    [0.2231 1.6094    nan]
+
+    References:
+        Good, Rational Decisions, 1952, https://doi.org/10.1111/j.2517-6161.1952.tb00104.x
+    """
     infinite = ~integers.is_zero(calibration.infinite)
     return _or_infinite(infinite, _class_means(calibration, calibration.nll))
 

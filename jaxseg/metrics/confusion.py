@@ -17,7 +17,8 @@ from jaxseg.typing import Array
 class ConfusionMatrix:
     r"""How many pixels of each class were predicted as each class, `[K, K]`: rows are the truth.
 
-    Counts are exact whatever their size: see `jaxseg.metrics.integers`.
+    $C_{tp}$ counts the pixels of class t that were predicted as p. Ignored pixels are counted nowhere, and an absent class is a
+    row and a column of zeros. Counts are exact whatever their size: see `jaxseg.metrics.integers`.
 
     Attributes:
         limbs: `[..., K, K, 3]` uint32, least significant first; a count is $\sum_i 2^{24 i}\, l_i$. Leading axes are
@@ -27,6 +28,10 @@ class ConfusionMatrix:
     >>> counts = counts.update(labels=jnp.array([[[0, 1, 255]]]), predictions=jnp.array([[[1, 1, 0]]]))
     >>> (counts + counts).to_numpy().tolist()
     [[0, 2], [0, 2]]
+
+    References:
+        Stehman, Selecting and Interpreting Measures of Thematic Classification Accuracy, 1997,
+        https://doi.org/10.1016/S0034-4257(97)00083-7
     """
 
     limbs: Array

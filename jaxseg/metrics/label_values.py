@@ -16,7 +16,8 @@ Ignored = int | Sequence[int]
 def labels_from_logits(logits: Array, *, threshold: float = 0.5) -> Array:
     r"""The most probable class of each pixel; for one sigmoid, 1 where its probability is above the threshold.
 
-    A probability is above t where its logit is above $\log(t / (1 - t))$, which is what is compared.
+    A probability is above t where its logit is above $\log(t / (1 - t))$, which is what is compared. Pixels that are to be
+    ignored may hold anything, not-a-number too: their label says so, not their prediction.
 
     Args:
         logits: `[N, H, W, K]`, any floating type.
@@ -47,6 +48,8 @@ def labels_from_logits(logits: Array, *, threshold: float = 0.5) -> Array:
 
 def multilabel_from_logits(logits: Array, *, threshold: float = 0.5) -> Array:
     r"""1 where the sigmoid of a class is above the threshold, for classes that do not exclude each other.
+
+    What is to be ignored may hold anything, not-a-number too: its label says so, not its prediction.
 
     Args:
         logits: `[N, H, W, K]`, any floating type.

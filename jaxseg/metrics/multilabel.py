@@ -15,6 +15,7 @@ from jaxseg.typing import Array
 class MultilabelCounts:
     r"""How many pixels have each class, and were predicted to, `[K, 2, 2]`: rows are the truth, no and yes.
 
+    $C_{ctp}$ counts the pixels whose truth of class c is t and that were predicted as p; an absent class has zeros where t = 1.
     Counts are exact whatever their size, as those of `ConfusionMatrix`. Every score takes them; a pixel may be ignored
     for one class and count for another, so that the classes may count different numbers of pixels.
 
@@ -26,6 +27,9 @@ class MultilabelCounts:
     >>> counts = counts.update(labels=labels, predictions=predictions)
     >>> counts.to_numpy().tolist()
     [[[0, 0], [1, 1]], [[0, 1], [0, 0]]]
+
+    References:
+        Tsoumakas and Katakis, Multi-Label Classification: An Overview, 2007, https://doi.org/10.4018/jdwm.2007070101
     """
 
     limbs: Array

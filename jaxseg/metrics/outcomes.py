@@ -13,9 +13,9 @@ from jaxseg.typing import Array
 
 
 class Outcomes(NamedTuple):
-    """How the pixels of each class came out, one class against all others: floats `[..., K]`.
+    """How the pixels of each class came out, one class against all others: floats `[..., K]`, of those that are not ignored.
 
-    Each is an exact whole number that is rounded once. No score subtracts them from each other, which is why float32
+    Of an absent class tp, fp and fn are 0. Each is an exact whole number that is rounded once. No score subtracts them from each other, which is why float32
     is enough for scores of any number of pixels.
 
     Attributes:
@@ -23,6 +23,9 @@ class Outcomes(NamedTuple):
         fp: False positives: pixels of other classes that were predicted as it.
         fn: False negatives: pixels of the class that were predicted as another.
         tn: True negatives: pixels of other classes that were predicted as others.
+
+    >>> outcomes(np.array([[3, 1], [0, 4]])).fn.tolist()
+    [1.0, 0.0]
     """
 
     tp: Any
@@ -39,10 +42,12 @@ def outcomes(counts: Counts) -> Outcomes:
     """True and false positives and negatives of each class.
 
     Args:
-        counts: A `ConfusionMatrix`, `MultilabelCounts`, `[K, K]` counts, or outcomes, which are returned as they are.
+        counts: A `ConfusionMatrix`, `MultilabelCounts`, `[K, K]` counts, or outcomes, which are returned as they are;
+            ignored pixels are in none.
 
     Returns:
-        `[..., K]` each: float32 on the device (float64 under x64); float64 on the host, for NumPy counts.
+        `[..., K]` each: float32 on the device (float64 under x64); float64 on the host, for NumPy counts. Of an absent
+        class tp, fp and fn are 0.
 
     Raises:
         InputError: Arrays that are not `[K, K]` or not of whole numbers.
@@ -57,7 +62,13 @@ def outcomes(counts: Counts) -> Outcomes:
 
 
 def foreground(counts: Counts) -> Outcomes:
-    """The outcomes of every class but the first, the background: for means over the others.
+    """The outcomes of every class but the first, the background: for means over the others, absent and ignored as in all counts.
+
+    Args:
+        counts: Counts of any kind.
+
+    Returns:
+        `[..., K - 1]` each.
 
     >>> foreground(np.array([[3, 1, 0], [0, 4, 0], [1, 0, 1]])).tp.tolist()
     [4.0, 1.0]

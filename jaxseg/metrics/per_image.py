@@ -33,9 +33,9 @@ from jaxseg.typing import Array
 
 @flax.struct.dataclass
 class RunningMean:
-    """The mean over images of values of single images: a pytree for a pass over a data set.
+    r"""The mean over images of values of single images, $\sum_i v_i / n$: a pytree for a pass over a data set.
 
-    Values that are not-a-number are left out. Rounding errors do not add up: what a sum has lost is kept beside it.
+    Values that are not-a-number, as of absent classes and of images that are ignored altogether, are left out. Rounding errors do not add up: what a sum has lost is kept beside it.
 
     Attributes:
         sums: `[2, ...]`: the sum of the values that are numbers, and what its rounding has lost (Knuth's two-sum).
@@ -44,6 +44,9 @@ class RunningMean:
     >>> mean = RunningMean.zero().update(jnp.array([0.5, jnp.nan, 1.0]))
     >>> float(mean.value)
     0.75
+
+    References:
+        Ogita, Rump and Oishi, Accurate Sum and Dot Product, 2005, https://doi.org/10.1137/030601818
     """
 
     sums: Array
@@ -107,7 +110,9 @@ class RunningMean:
 
 @flax.struct.dataclass
 class ImageMeans:
-    """One score of every image of a data set, in the three forms that the means of this file are made of.
+    r"""One score $s_{ic}$ of every image and class of a data set, in the three forms that the means of this file are made of.
+
+    An absent class has no score in an image, and an image whose pixels are all ignored has none at all.
 
     Attributes:
         classes: `[K]`, the score of each class.
@@ -120,6 +125,10 @@ class ImageMeans:
     >>> means = ImageMeans.zero(2).update(iou, counts)
     >>> class_means(means).tolist()
     [0.875, 0.0]
+
+    References:
+        Csurka, Larlus and Perronnin, What is a good evaluation measure for semantic segmentation?, 2013,
+        https://doi.org/10.5244/C.27.32 (on scores of images beside those of a data set).
     """
 
     classes: RunningMean
@@ -160,29 +169,54 @@ class ImageMeans:
 
 
 def class_means(means: ImageMeans) -> Array:
-    """The mean over images of the score of each class, over those where the class is in truth or prediction.
+    r"""The mean over images of the score of each class, $\bar s_c = \mathrm{mean}_i\, s_{ic}$, where it is not absent.
+
+    Args:
+        means: Of any number of images; ignored pixels are in none of their scores.
 
     Returns:
         `[K]`; not-a-number for classes that are in no image. nnU-Net's `mean` of its `summary.json`; torchmetrics'
         `segmentation.MeanIoU(per_class=True)`, which says -1 instead.
+
+    >>> from jaxseg.metrics import ConfusionMatrix, iou
+    >>> labels, predictions = jnp.array([[[0, 0, 1]], [[0, 0, 0]]]), jnp.array([[[0, 1, 1]], [[0, 0, 0]]])
+    >>> counts = ConfusionMatrix.per_image(3, labels=labels, predictions=predictions)
+    >>> class_means(ImageMeans.zero(3).update(iou, counts)).tolist()
+    [0.75, 0.5, nan]
+
+    References:
+        Isensee, Jaeger, Kohl, Petersen and Maier-Hein, nnU-Net: a self-configuring method for deep learning-based
+        biomedical image segmentation, 2021, https://doi.org/10.1038/s41592-020-01008-z
     """
     return means.classes.value
 
 
 def macro_imagewise(means: ImageMeans) -> Array:
-    """The mean over classes of `class_means`: smp's `"macro-imagewise"`, without its 1 for what is absent.
+    r"""The mean over classes of `class_means`, $\mathrm{mean}_c\, \bar s_c$: smp's `"macro-imagewise"` without its 1 if absent.
+
+    Args:
+        means: Of any number of images; ignored pixels are in none of their scores.
 
     Returns:
-        A scalar.
+        A scalar; classes that are in no image are left out.
+
+    >>> from jaxseg.metrics import ConfusionMatrix, iou
+    >>> labels, predictions = jnp.array([[[0, 0, 1]], [[0, 0, 0]]]), jnp.array([[[0, 1, 1]], [[0, 0, 0]]])
+    >>> counts = ConfusionMatrix.per_image(3, labels=labels, predictions=predictions)
+    >>> float(macro_imagewise(ImageMeans.zero(3).update(iou, counts)))
+    0.625
+
+    References:
+        segmentation_models.pytorch, https://smp.readthedocs.io/en/latest/metrics.html
     """
     return mean_of_numbers(means.classes.value)
 
 
 def weighted_imagewise(means: ImageMeans, class_weights: Sequence[float] | Array | Any) -> Array:
-    """The weighted mean over classes of `class_means`: smp's `"weighted-imagewise"`, which is 1/K of it.
+    r"""The weighted mean over classes of `class_means`, $\sum_c w_c \bar s_c / \sum_c w_c$.
 
     Args:
-        means: Of any number of images.
+        means: Of any number of images; ignored pixels are in none of their scores.
         class_weights: `[K]`, not negative; they need not sum to 1. Those of absent classes are left out.
 
     Returns:
@@ -190,6 +224,16 @@ def weighted_imagewise(means: ImageMeans, class_weights: Sequence[float] | Array
 
     Raises:
         InputError: There is not one weight for each class.
+
+    >>> from jaxseg.metrics import ConfusionMatrix, iou
+    >>> labels, predictions = jnp.array([[[0, 0, 1]], [[0, 0, 0]]]), jnp.array([[[0, 1, 1]], [[0, 0, 0]]])
+    >>> counts = ConfusionMatrix.per_image(3, labels=labels, predictions=predictions)
+    >>> float(weighted_imagewise(ImageMeans.zero(3).update(iou, counts), [3.0, 1.0, 1.0]))
+    0.6875
+
+    References:
+        segmentation_models.pytorch, https://smp.readthedocs.io/en/latest/metrics.html: its
+        `"weighted-imagewise"` is 1/K of this.
     """
     if np.shape(class_weights) != means.classes.numbers.shape:
         raise InputError(
@@ -201,13 +245,22 @@ def weighted_imagewise(means: ImageMeans, class_weights: Sequence[float] | Array
 
 
 def foreground_per_case(means: ImageMeans) -> Array:
-    """The mean over classes of `class_means`, the first class, the background, left out: nnU-Net's `foreground_mean`.
+    r"""The mean over classes of `class_means` without the background, $\mathrm{mean}_{c > 0}\, \bar s_c$.
 
-    There the score is Dice and an image a case; a class that is neither in truth nor in prediction of a case has no
-    score in it.
+    It is nnU-Net's `foreground_mean`, where the score is Dice and an image a case. A class that is absent, neither in truth
+    nor in prediction of a case, has no score in it.
+
+    Args:
+        means: Of any number of images; ignored pixels are in none of their scores.
 
     Returns:
         A scalar.
+
+    >>> from jaxseg.metrics import ConfusionMatrix, iou
+    >>> labels, predictions = jnp.array([[[0, 0, 1]], [[0, 0, 0]]]), jnp.array([[[0, 1, 1]], [[0, 0, 0]]])
+    >>> counts = ConfusionMatrix.per_image(3, labels=labels, predictions=predictions)
+    >>> float(foreground_per_case(ImageMeans.zero(3).update(iou, counts)))
+    0.5
 
     References:
         Isensee, Jaeger, Kohl, Petersen and Maier-Hein, nnU-Net: a self-configuring method for deep learning-based
@@ -217,23 +270,48 @@ def foreground_per_case(means: ImageMeans) -> Array:
 
 
 def mean_of_image_means(means: ImageMeans) -> Array:
-    """The mean over images of each image's mean over its classes: MONAI's `reduction="mean"`.
+    r"""The mean over images of each image's mean over its classes, $\mathrm{mean}_i\, \mathrm{mean}_c\, s_{ic}$.
 
-    MONAI leaves out classes without truth in an image even where they were predicted; here such a class scores 0.
+    It is MONAI's `reduction="mean"`, which leaves out classes without truth in an image even where they were predicted; here
+    such a class scores 0, and only an absent one is left out.
+
+    Args:
+        means: Of any number of images; ignored pixels are in none of their scores.
 
     Returns:
         A scalar.
+
+    >>> from jaxseg.metrics import ConfusionMatrix, iou
+    >>> labels, predictions = jnp.array([[[0, 0, 1]], [[0, 0, 0]]]), jnp.array([[[0, 1, 1]], [[0, 0, 0]]])
+    >>> counts = ConfusionMatrix.per_image(3, labels=labels, predictions=predictions)
+    >>> float(mean_of_image_means(ImageMeans.zero(3).update(iou, counts)))
+    0.75
+
+    References:
+        MONAI, https://docs.monai.io/en/stable/metrics.html
     """
     return means.macro.value
 
 
 def mean_of_pairs(means: ImageMeans) -> Array:
-    """The mean over every class of every image that has one: torchmetrics' `segmentation.MeanIoU`.
+    r"""The mean of all $s_{ic}$, of every class in every image where it is not absent: torchmetrics' `segmentation.MeanIoU`.
 
     An image counts as often as it has classes, a class as often as it is in an image.
 
+    Args:
+        means: Of any number of images; ignored pixels are in none of their scores.
+
     Returns:
         A scalar.
+
+    >>> from jaxseg.metrics import ConfusionMatrix, iou
+    >>> labels, predictions = jnp.array([[[0, 0, 1]], [[0, 0, 0]]]), jnp.array([[[0, 1, 1]], [[0, 0, 0]]])
+    >>> counts = ConfusionMatrix.per_image(3, labels=labels, predictions=predictions)
+    >>> print(mean_of_pairs(ImageMeans.zero(3).update(iou, counts)).round(4))
+    0.6667
+
+    References:
+        torchmetrics, https://lightning.ai/docs/torchmetrics/stable/segmentation/mean_iou.html
     """
     return ratio(
         means.classes.total.sum(), means.classes.numbers.sum().astype(means.classes.sums.dtype)
@@ -241,9 +319,21 @@ def mean_of_pairs(means: ImageMeans) -> Array:
 
 
 def micro_imagewise(means: ImageMeans) -> Array:
-    """The mean over images of the score of all classes together: smp's `"micro-imagewise"`.
+    r"""The mean over images i of the score of all classes of $i$ together, absent ones adding nothing: `"micro-imagewise"`.
+
+    Args:
+        means: Of any number of images; ignored pixels are in none of their scores.
 
     Returns:
         A scalar.
+
+    >>> from jaxseg.metrics import ConfusionMatrix, iou
+    >>> labels, predictions = jnp.array([[[0, 0, 1]], [[0, 0, 0]]]), jnp.array([[[0, 1, 1]], [[0, 0, 0]]])
+    >>> counts = ConfusionMatrix.per_image(3, labels=labels, predictions=predictions)
+    >>> float(micro_imagewise(ImageMeans.zero(3).update(iou, counts)))
+    0.75
+
+    References:
+        segmentation_models.pytorch, https://smp.readthedocs.io/en/latest/metrics.html
     """
     return means.micro.value

@@ -42,13 +42,16 @@ def iou(counts: Counts) -> Score:
     r"""The intersection over union of each class, $\mathrm{tp} / (\mathrm{tp} + \mathrm{fp} + \mathrm{fn})$.
 
     Args:
-        counts: Counts of any kind.
+        counts: Counts of any kind; ignored pixels are in none.
 
     Returns:
         `[K]`; not-a-number for classes that are neither in the truth nor in the predictions.
 
     >>> iou(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).tolist()
     [0.75, 0.8, nan]
+
+    References:
+        Jaccard, The Distribution of the Flora in the Alpine Zone, 1912, https://doi.org/10.1111/j.1469-8137.1912.tb05611.x
     """
     tp, fp, fn, _ = outcomes(counts)
     return ratio(tp, tp + fp + fn)
@@ -58,13 +61,16 @@ def dice(counts: Counts) -> Score:
     r"""The Dice coefficient (F1 score) of each class, $2\, \mathrm{tp} / (2\, \mathrm{tp} + \mathrm{fp} + \mathrm{fn})$.
 
     Args:
-        counts: Counts of any kind.
+        counts: Counts of any kind; ignored pixels are in none.
 
     Returns:
         `[K]`; not-a-number for classes that are neither in the truth nor in the predictions.
 
     >>> dice(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4).tolist()
     [0.8571, 0.8889, nan]
+
+    References:
+        Dice, Measures of the Amount of Ecologic Association Between Species, 1945, https://doi.org/10.2307/1932409
     """
     return f_beta(counts, beta=1.0)
 
@@ -75,7 +81,7 @@ def f_beta(counts: Counts, *, beta: float) -> Score:
     $$ F_\beta = \frac{(1 + \beta^2)\, \mathrm{tp}}{(1 + \beta^2)\, \mathrm{tp} + \beta^2\, \mathrm{fn} + \mathrm{fp}} $$
 
     Args:
-        counts: Counts of any kind.
+        counts: Counts of any kind; ignored pixels are in none.
         beta: How many times as important recall is as precision, 0 or more; 1 gives `dice`.
 
     Returns:
@@ -88,7 +94,7 @@ def f_beta(counts: Counts, *, beta: float) -> Score:
     [0.7895, 0.9524]
 
     References:
-        van Rijsbergen, Information Retrieval, 1979 (second edition), chapter 7.
+        van Rijsbergen, Information Retrieval, 1979 (second edition), chapter 7, https://www.dcs.gla.ac.uk/Keith/Preface.html
     """
     if not 0 <= beta < float("inf"):
         raise InputError(f"beta is {beta}, it is finite and not negative")
@@ -101,7 +107,7 @@ def precision(counts: Counts) -> Score:
     r"""The share of the pixels predicted as a class that are of it, $\mathrm{tp} / (\mathrm{tp} + \mathrm{fp})$.
 
     Args:
-        counts: Counts of any kind.
+        counts: Counts of any kind; ignored pixels are in none.
 
     Returns:
         `[K]`; not-a-number for classes that were never predicted, also where they are in the truth. Equal to
@@ -109,6 +115,10 @@ def precision(counts: Counts) -> Score:
 
     >>> precision(np.array([[3, 1, 0], [0, 4, 0], [0, 2, 0]])).round(4).tolist()
     [1.0, 0.5714, nan]
+
+    References:
+        Kent, Berry, Luehrs and Perry, Machine Literature Searching VIII: Operational Criteria for Designing Information
+        Retrieval Systems, 1955, https://doi.org/10.1002/asi.5090060209
     """
     tp, fp, _, _ = outcomes(counts)
     return ratio(tp, tp + fp)
@@ -118,13 +128,17 @@ def recall(counts: Counts) -> Score:
     r"""The share of the pixels of a class that were found, $\mathrm{tp} / (\mathrm{tp} + \mathrm{fn})$: its accuracy.
 
     Args:
-        counts: Counts of any kind.
+        counts: Counts of any kind; ignored pixels are in none.
 
     Returns:
         `[K]`; not-a-number for classes that are not in the truth.
 
     >>> recall(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).tolist()
     [0.75, 1.0, nan]
+
+    References:
+        Kent, Berry, Luehrs and Perry, Machine Literature Searching VIII: Operational Criteria for Designing Information
+        Retrieval Systems, 1955, https://doi.org/10.1002/asi.5090060209
     """
     tp, _, fn, _ = outcomes(counts)
     return ratio(tp, tp + fn)
@@ -134,30 +148,38 @@ def specificity(counts: Counts) -> Score:
     r"""The share of the pixels of other classes that were left alone, $\mathrm{tn} / (\mathrm{tn} + \mathrm{fp})$.
 
     Args:
-        counts: Counts of any kind.
+        counts: Counts of any kind; ignored pixels are in none.
 
     Returns:
         `[K]`; not-a-number where every pixel is of the class.
 
     >>> specificity(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).tolist()
     [1.0, 0.75, 1.0]
+
+    References:
+        Yerushalmy, Statistical Problems in Assessing Methods of Medical Diagnosis, with Special Reference to X-Ray
+        Techniques, 1947, https://doi.org/10.2307/4586294
     """
     _, fp, _, tn = outcomes(counts)
     return ratio(tn, tn + fp)
 
 
 def macro(score: ScoreFn, counts: Counts) -> Score:
-    r"""The mean of a score over the classes that have one.
+    r"""The mean of a score over the classes that have one, $\sum_{c \in C} s_c / |C|$; absent ones have none.
 
     Args:
         score: Such as `iou`; options are bound before, `functools.partial(f_beta, beta=2.0)`.
-        counts: Counts of any kind that the score takes; `foreground(counts)` leaves the background out.
+        counts: Counts of any kind that the score takes, without ignored pixels; `foreground(counts)` leaves the background out.
 
     Returns:
         A scalar; not-a-number where no class has the score.
 
     >>> float(macro(precision, np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4))
     0.9
+
+    References:
+        Sokolova and Lapalme, A systematic analysis of performance measures for classification tasks, 2009,
+        https://doi.org/10.1016/j.ipm.2009.03.002
     """
     return mean_of_numbers(score(outcomes(counts)))
 
@@ -165,17 +187,23 @@ def macro(score: ScoreFn, counts: Counts) -> Score:
 def micro(score: ScoreFn, counts: Counts) -> Score:
     r"""A score of all classes taken together: true and false positives and negatives are summed over them first.
 
-    Frequent classes dominate. Where every pixel has one class, micro precision, recall and Dice are all `pixel_accuracy`.
+    $$ s\left(\sum_c \mathrm{tp}_c, \sum_c \mathrm{fp}_c, \sum_c \mathrm{fn}_c, \sum_c \mathrm{tn}_c\right) $$
+
+    Absent classes add nothing, frequent ones dominate. Where every pixel has one class, micro precision, recall and Dice are all `pixel_accuracy`.
 
     Args:
         score: Such as `iou`.
-        counts: Counts of any kind that the score takes.
+        counts: Counts of any kind that the score takes; ignored pixels are in none.
 
     Returns:
         A scalar; not-a-number without pixels.
 
     >>> float(micro(iou, np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4))
     0.7778
+
+    References:
+        Sokolova and Lapalme, A systematic analysis of performance measures for classification tasks, 2009,
+        https://doi.org/10.1016/j.ipm.2009.03.002
     """
     return score(Outcomes(*(sum_in_pairs(part)[..., None] for part in outcomes(counts))))[..., 0]
 
@@ -185,13 +213,17 @@ def weighted(score: ScoreFn, counts: Counts) -> Score:
 
     Args:
         score: Such as `iou`.
-        counts: Counts of any kind that the score takes.
+        counts: Counts of any kind that the score takes; ignored pixels are in none.
 
     Returns:
         A scalar; classes without the score are left out, of the weights too; not-a-number where none is left.
 
     >>> float(weighted(dice, np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4))
     0.873
+
+    References:
+        scikit-learn's `average="weighted"`: Pedregosa et al., Scikit-learn: Machine Learning in Python, 2011,
+        https://jmlr.org/papers/v12/pedregosa11a.html
     """
     parts = outcomes(counts)
     return mean_of_numbers(score(parts), parts.tp + parts.fn)
@@ -201,7 +233,7 @@ def pixel_accuracy(counts: Counts) -> Score:
     r"""The share of pixels that are right, $\sum_c \mathrm{tp}_c / n$; of several labels a pixel, the share of right labels.
 
     Args:
-        counts: A `ConfusionMatrix`, `MultilabelCounts`, or `[K, K]` counts.
+        counts: A `ConfusionMatrix`, `MultilabelCounts`, or `[K, K]` counts; ignored pixels are in none.
 
     Returns:
         A scalar; not-a-number without pixels.
@@ -211,6 +243,10 @@ def pixel_accuracy(counts: Counts) -> Score:
 
     >>> float(pixel_accuracy(np.array([[3, 1], [0, 4]])))
     0.875
+
+    References:
+        Long, Shelhamer and Darrell, Fully Convolutional Networks for Semantic Segmentation, 2015,
+        https://arxiv.org/abs/1411.4038
     """
     right, everything = _right_of_all(tables(counts))
     if isinstance(counts, MultilabelCounts):
@@ -219,16 +255,20 @@ def pixel_accuracy(counts: Counts) -> Score:
 
 
 def mean_accuracy(counts: Counts) -> Score:
-    r"""The mean of `recall` over the classes with truth: mAcc, balanced accuracy.
+    r"""The mean of `recall` over the classes with truth, $\sum_{c \in C} (\mathrm{tp}_c / T_c) / |C|$: mAcc, balanced accuracy.
 
     Args:
-        counts: Counts of any kind.
+        counts: Counts of any kind; ignored pixels are in none.
 
     Returns:
         A scalar; not-a-number without pixels.
 
     >>> float(mean_accuracy(np.array([[3, 1], [0, 4]])))
     0.875
+
+    References:
+        Long, Shelhamer and Darrell, Fully Convolutional Networks for Semantic Segmentation, 2015,
+        https://arxiv.org/abs/1411.4038
     """
     return macro(recall, counts)
 
@@ -236,8 +276,10 @@ def mean_accuracy(counts: Counts) -> Score:
 def mean_iou(counts: Counts) -> Score:
     r"""The mean intersection over union (mIoU) of papers: `iou` averaged over the classes that are there.
 
+    $\sum_{c \in C} \mathrm{IoU}_c / |C|$, with C the classes that are in truth or predictions, absent ones left out.
+
     Args:
-        counts: Counts of any kind, of the whole data set.
+        counts: Counts of any kind, of the whole data set; ignored pixels are in none.
 
     Returns:
         A scalar; not-a-number without pixels.
@@ -254,16 +296,19 @@ def mean_iou(counts: Counts) -> Score:
 
 
 def mean_dice(counts: Counts) -> Score:
-    """The mean of `dice` over the classes that are there.
+    r"""The mean of `dice` over the classes that are there, $\sum_{c \in C} \mathrm{Dice}_c / |C|$, absent ones left out.
 
     Args:
-        counts: Counts of any kind.
+        counts: Counts of any kind; ignored pixels are in none.
 
     Returns:
         A scalar; not-a-number without pixels.
 
     >>> float(mean_dice(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4))
     0.873
+
+    References:
+        Dice (see `dice`); mmsegmentation's `mDice`, https://mmsegmentation.readthedocs.io/en/latest/
     """
     return macro(dice, counts)
 
@@ -272,7 +317,7 @@ def frequency_weighted_iou(counts: Counts) -> Score:
     r"""The mean of `iou` weighted by how frequent each class is in the truth, $\sum_c T_c\, \mathrm{IoU}_c / \sum_c T_c$.
 
     Args:
-        counts: Counts of any kind.
+        counts: Counts of any kind; ignored pixels are in none.
 
     Returns:
         A scalar; not-a-number without pixels.

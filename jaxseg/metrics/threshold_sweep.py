@@ -25,7 +25,8 @@ from jaxseg.typing import Array
 class ThresholdSweep:
     r"""How many pixels with and without a class have a probability in each bin, `[K, B, 2]`.
 
-    Binary, multiclass (each class against the others) and multilabel alike. Counts are exact whatever their size.
+    Binary, multiclass (each class against the others) and multilabel alike. Counts are exact whatever their size. Ignored
+    pixels are in no bin, and an absent class has counts like any other: what is 0 / 0 of them is for the scores to say.
 
     Attributes:
         limbs: `[K, B, 2, 3]` uint32: of class c, bin b holds probabilities $b/B \le p < (b + 1)/B$, the last one 1 too;
@@ -37,6 +38,10 @@ class ThresholdSweep:
     >>> from jaxseg.metrics import iou
     >>> print(iou(sweep.outcomes())[:, 0])
     [0.5       0.6666667 0.6666667 0.5      ]
+
+    References:
+        Fawcett, An introduction to ROC analysis, 2006, https://doi.org/10.1016/j.patrec.2005.10.010 (algorithm 1 sorts
+        probabilities where this counts them by bin).
     """
 
     limbs: Array
@@ -126,12 +131,15 @@ class ThresholdSweep:
 
 
 class Curve(NamedTuple):
-    """A curve of each class, its points in the order of the thresholds, from 0 upwards.
+    """A curve of each class, its points in the order of the thresholds, from 0 upwards; of pixels that are not ignored.
 
     Attributes:
         x: `[B + 1, K]`; the last point stands for a threshold that no pixel passes.
         y: `[B + 1, K]`, not-a-number where it is not defined.
         thresholds: `[B + 1]`, the last one infinite.
+
+    >>> roc_curve(ThresholdSweep.zero(1, thresholds=2)).thresholds.tolist()
+    [0.0, 0.5, inf]
     """
 
     x: Any
@@ -140,24 +148,51 @@ class Curve(NamedTuple):
 
 
 def precision_recall_curve(sweep: ThresholdSweep) -> Curve:
-    """Precision (y) over recall (x) of each class.
+    r"""Precision (y) over recall (x) of each class, $P_b = \mathrm{tp}_b / (\mathrm{tp}_b + \mathrm{fp}_b)$ over $R_b = \mathrm{tp}_b / T$.
 
     Where nothing is predicted recall is 0 and precision not a number, while scikit-learn and torchmetrics end their
-    curves with a precision of 1. Classes without truth have no recall. On probabilities rounded down to the thresholds
+    curves with a precision of 1. Absent classes, those without truth, have no recall. On probabilities rounded down to the thresholds
     the other points are theirs.
+
+    Args:
+        sweep: Of any number of pixels; ignored ones are in none of its counts.
 
     Returns:
         `[B + 1, K]` points.
+
+    >>> sweep = ThresholdSweep.zero(1, thresholds=4)
+    >>> probabilities = jnp.array([0.1, 0.6, 0.5, 0.9]).reshape(1, 1, 4, 1)
+    >>> sweep = sweep.update(labels=jnp.array([[[0, 1, 0, 1]]]), probabilities=probabilities)
+    >>> [x[:, 0].tolist() for x in precision_recall_curve(sweep)[:2]]
+    [[1.0, 1.0, 1.0, 0.5, 0.0], [0.5, 0.6666666865348816, 0.6666666865348816, 1.0, nan]]
+
+    References:
+        Davis and Goadrich, The Relationship Between Precision-Recall and ROC Curves, 2006,
+        https://doi.org/10.1145/1143844.1143874
     """
     parts = _with_end(sweep.outcomes())
     return Curve(recall(parts), precision(parts), _ends(sweep))
 
 
 def roc_curve(sweep: ThresholdSweep) -> Curve:
-    """The true positive rate (y, recall) over the false positive rate (x, one less specificity) of each class.
+    r"""The true positive rate (y, recall) over the false positive rate (x, one less specificity) of each class.
+
+    $\mathrm{tp}_b / T$ over $\mathrm{fp}_b / (n - T)$, with T of n pixels of the class.
+
+    Args:
+        sweep: Of any number of pixels; ignored ones are in none of its counts.
 
     Returns:
-        `[B + 1, K]` points, from (1, 1) to (0, 0); not-a-number for classes without truth or without other pixels.
+        `[B + 1, K]` points, from (1, 1) to (0, 0); not-a-number for absent classes, without truth or without other pixels.
+
+    >>> sweep = ThresholdSweep.zero(1, thresholds=4)
+    >>> probabilities = jnp.array([0.1, 0.6, 0.5, 0.9]).reshape(1, 1, 4, 1)
+    >>> sweep = sweep.update(labels=jnp.array([[[0, 1, 0, 1]]]), probabilities=probabilities)
+    >>> [x[:, 0].tolist() for x in roc_curve(sweep)[:2]]
+    [[1.0, 0.5, 0.5, 0.0, 0.0], [1.0, 1.0, 1.0, 0.5, 0.0]]
+
+    References:
+        Fawcett, An introduction to ROC analysis, 2006, https://doi.org/10.1016/j.patrec.2005.10.010
     """
     parts = _with_end(sweep.outcomes())
     return Curve(ratio(parts.fp, parts.fp + parts.tn), recall(parts), _ends(sweep))
@@ -169,8 +204,21 @@ def average_precision(sweep: ThresholdSweep) -> Any:
 
     Equal to scikit-learn's `average_precision_score` of probabilities rounded down to the thresholds.
 
+    Args:
+        sweep: Of any number of pixels; ignored ones are in none of its counts.
+
     Returns:
-        `[K]`; not-a-number for classes without truth.
+        `[K]`; not-a-number for absent classes, those without truth.
+
+    >>> sweep = ThresholdSweep.zero(1, thresholds=4)
+    >>> probabilities = jnp.array([0.1, 0.6, 0.5, 0.9]).reshape(1, 1, 4, 1)
+    >>> sweep = sweep.update(labels=jnp.array([[[0, 1, 0, 1]]]), probabilities=probabilities)
+    >>> print(f"{average_precision(sweep)[0]:.4f}")
+    0.8333
+
+    References:
+        Su, Yuan and Zhu, A Relationship between the Average Precision and the Area Under the ROC Curve, 2015,
+        https://doi.org/10.1145/2808194.2809481
     """
     parts = sweep.outcomes()
     _, positives = _of_bins(sweep)
@@ -187,8 +235,20 @@ def area_under_roc(sweep: ThresholdSweep) -> Any:
     $\sum_b (x_b - x_{b+1}) (y_b + y_{b+1}) / 2$: equal probabilities, those of one bin too, count one half. Equal to
     scikit-learn's `roc_auc_score` of probabilities rounded down to the thresholds.
 
+    Args:
+        sweep: Of any number of pixels; ignored ones are in none of its counts.
+
     Returns:
-        `[K]`; not-a-number for classes without truth or without other pixels.
+        `[K]`; not-a-number for absent classes, without truth or without other pixels.
+
+    >>> sweep = ThresholdSweep.zero(1, thresholds=4)
+    >>> probabilities = jnp.array([0.1, 0.6, 0.5, 0.9]).reshape(1, 1, 4, 1)
+    >>> sweep = sweep.update(labels=jnp.array([[[0, 1, 0, 1]]]), probabilities=probabilities)
+    >>> print(area_under_roc(sweep))
+    [0.875]
+
+    References:
+        Fawcett, An introduction to ROC analysis, 2006, https://doi.org/10.1016/j.patrec.2005.10.010
     """
     tp, fp, fn, tn = _with_end(sweep.outcomes())
     negatives, _ = _of_bins(sweep)
@@ -198,11 +258,14 @@ def area_under_roc(sweep: ThresholdSweep) -> Any:
 
 
 class BestThreshold(NamedTuple):
-    """Where a score is highest.
+    """Where a score of the pixels that are not ignored is highest.
 
     Attributes:
         threshold: `[K]`, the smallest of equally good ones.
         score: `[K]`, the score there; not-a-number where no threshold has one.
+
+    >>> BestThreshold(threshold=np.array([0.25]), score=np.array([1.0])).threshold.tolist()
+    [0.25]
     """
 
     threshold: Any
@@ -210,16 +273,16 @@ class BestThreshold(NamedTuple):
 
 
 def best_threshold(score: ScoreFn, sweep: ThresholdSweep) -> BestThreshold:
-    """The threshold with the highest score, for each class.
+    r"""The threshold with the highest score, for each class, $\arg\max_t s_c(t)$.
 
     It is chosen on the data that it is scored on: choose it on validation data, report it on test data.
 
     Args:
         score: Such as `iou`.
-        sweep: Of any number of pixels.
+        sweep: Of any number of pixels; ignored ones are in none of its counts.
 
     Returns:
-        A threshold and a score for each class. `labels_from_logits(logits, threshold=...)` takes the threshold, and
+        A threshold and a score for each class; 0 and not-a-number for absent ones. `labels_from_logits(logits, threshold=...)` takes the threshold, and
         differs in pixels whose probability is exactly that number alone.
 
     >>> from jaxseg.metrics import iou
@@ -228,6 +291,9 @@ def best_threshold(score: ScoreFn, sweep: ThresholdSweep) -> BestThreshold:
     >>> sweep = sweep.update(labels=jnp.array([[[0, 1, 1, 1]]]), probabilities=probabilities)
     >>> [x.tolist() for x in best_threshold(iou, sweep)]
     [[0.25], [1.0]]
+
+    References:
+        Lipton, Elkan and Naryanaswamy, Thresholding Classifiers to Maximize F1 Score, 2014, https://arxiv.org/abs/1402.1892
     """
     values = score(sweep.outcomes())
     xp = integers.namespace(values)

@@ -53,7 +53,9 @@ def fcn_16s(
     dtype: Any = None,
     param_dtype: Any = None,
 ) -> SegmentationModel:
-    """FCN-16s: scores of the features with strides 32 and 16, summed; arguments as in `fcn_32s`.
+    """FCN-16s: scores of the features with strides 32 and 16, summed.
+
+    Arguments as in `fcn_32s`.
 
     >>> from jaxseg import encoders
     >>> fcn_16s(num_classes=2, encoder=encoders.resnet18()).decoder.used
@@ -70,7 +72,9 @@ def fcn_8s(
     dtype: Any = None,
     param_dtype: Any = None,
 ) -> SegmentationModel:
-    """FCN-8s: scores of the features with strides 32, 16, 8, summed; arguments as in `fcn_32s`.
+    """FCN-8s: scores of the features with strides 32, 16, 8, summed.
+
+    Arguments as in `fcn_32s`.
 
     >>> from jaxseg import encoders
     >>> fcn_8s(num_classes=2, encoder=encoders.resnet18()).decoder.used

@@ -1,6 +1,5 @@
 """The feature pyramid network on any encoder."""
 
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -9,9 +8,7 @@ from jaxseg.decoders import FPN
 from jaxseg.encoders.contract import layout, types_of
 from jaxseg.models.checks import at_least_one, image_head
 from jaxseg.models.model import SegmentationModel
-from jaxseg.nn import Head, bilinear
-
-_aligned = partial(bilinear, align_corners=True)
+from jaxseg.nn import Head, bilinear_aligned
 
 
 def fpn(
@@ -60,5 +57,5 @@ def fpn(
         FPN(pyramid_channels, segmentation_channels, dropout, **types),
         Head(at_least_one(num_classes), kernel_size=1, **types),
         image_head=image_head(image_labels, types),
-        upsample=_aligned,
+        upsample=bilinear_aligned,
     )

@@ -7,7 +7,7 @@ import flax.linen as nn
 from jaxseg.errors import InputError
 from jaxseg.nn import bilinear
 from jaxseg.nn.images import checked, wide
-from jaxseg.typing import Array, Output, Size
+from jaxseg.typing import Array, Output, Size, Upsample
 
 
 class SegmentationModel(nn.Module):
@@ -18,7 +18,7 @@ class SegmentationModel(nn.Module):
         decoder: `decoder(features, size, train=...) -> maps`; the first map feeds `head`, the
             following ones `aux_heads`.
         head: Makes logits of a map; None where the decoder's maps are logits already.
-        aux_heads: Auxiliary heads, for as many of the decoder's further maps.
+        aux_heads: Auxiliary heads, for as many of the decoder's further maps; None for logits.
         image_head: Makes labels of the whole image from the coarsest feature, if wanted.
         upsample: `upsample(logits, size)`, from a map's size to the images'.
 
@@ -36,10 +36,11 @@ class SegmentationModel(nn.Module):
     encoder: nn.Module
     decoder: nn.Module
     head: nn.Module | None
-    aux_heads: tuple[nn.Module, ...] = ()
+    aux_heads: tuple[nn.Module | None, ...] = ()
     image_head: nn.Module | None = None
-    upsample: Callable[[Array, Size], Array] = bilinear
+    upsample: Upsample = bilinear
 
+    @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> Output:
         """Segments images.
 

@@ -1,6 +1,5 @@
 """U-Net on any encoder."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,8 +11,8 @@ from jaxseg.encoders.contract import layout, types_of
 from jaxseg.errors import InputError
 from jaxseg.models.checks import at_least_one, image_head
 from jaxseg.models.model import SegmentationModel
-from jaxseg.nn import Head, nearest
-from jaxseg.typing import Array, Size
+from jaxseg.nn import Head, concatenate, nearest
+from jaxseg.typing import Merge, Upsample
 
 
 def unet(
@@ -21,7 +20,8 @@ def unet(
     num_classes: int,
     encoder: nn.Module,
     channels: tuple[int, ...] | None = None,
-    upsample: Callable[[Array, Size], Array] = nearest,
+    upsample: Upsample = nearest,
+    merge: Merge = concatenate,
     center: bool | None = None,
     aux_heads: int = 0,
     image_labels: int = 0,
@@ -35,7 +35,10 @@ def unet(
         encoder: Any encoder.
         channels: Channels of each step of the decoder, coarse to fine, one per feature; as many as
             the encoder needs of the end of `(256, 128, 64, 32, 16)` by default.
-        upsample: `upsample(x, size)`, such as `jaxseg.nn.nearest` or `jaxseg.nn.bilinear`.
+        upsample: `upsample(x, size)`: one of `jaxseg.nn.UPSAMPLINGS`, such as `jaxseg.nn.bilinear`
+            or the learned `jaxseg.nn.transposed`; by name in `create` and recipes.
+        merge: `merge(x, skip)`, skips by concatenation or by sum: one of `jaxseg.nn.MERGES`,
+            `jaxseg.nn.concatenate` or `jaxseg.nn.add`; by name in `create` and recipes.
         center: Whether two convolutions come before the first step; only on a VGG by default.
         aux_heads: How many auxiliary heads (deep supervision), from the second finest step on.
         image_labels: Labels of an image classification head; 0 for none.
@@ -69,7 +72,7 @@ def unet(
     head = partial(Head, at_least_one(num_classes), **types)
     return SegmentationModel(
         encoder,
-        UNet(channels, upsample, center, **types),
+        UNet(channels, upsample, merge, center, **types),
         head(),
         tuple(head() for _ in range(aux_heads)),
         image_head(image_labels, types),

@@ -123,6 +123,7 @@ def unpool(x: Array, places: Array, size: Size) -> Array:
     >>> unpool(x, places, (2, 3))[0, :, :, 0].tolist()
     [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
-    x = max_unpool(x, places, (2 * x.shape[1], 2 * x.shape[2]))[:, : size[0], : size[1]]
+    twice = 2 * x.shape[1], 2 * x.shape[2]
+    x = max_unpool(x, twice, indices=places)[:, : size[0], : size[1]]
     missing = [(0, size[0] - x.shape[1]), (0, size[1] - x.shape[2])]
     return jnp.pad(x, ((0, 0), *missing, (0, 0)))

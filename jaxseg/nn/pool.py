@@ -89,13 +89,15 @@ def _places(rows: np.ndarray, columns: np.ndarray, width: int, shape: tuple[int,
     return jnp.broadcast_to(jnp.asarray(numbers, jnp.int32), shape)
 
 
-def max_unpool(x: Array, indices: Array, size: Size) -> Array:
+def max_unpool(x: Array, size: Size, *, indices: Array) -> Array:
     """Puts each value back to the place it had before `max_pool_with_indices`; all else is zero.
+
+    With its places bound, `partial(max_unpool, indices=places)`, it is an `Upsample`.
 
     Args:
         x: `[N, h, w, C]`, values to put.
-        indices: `[N, h, w, C]`, integers: `row * W + column` in the result, each channel by itself.
         size: Height and width `(H, W)` of what was pooled, which the places alone do not tell.
+        indices: `[N, h, w, C]`, integers: `row * W + column` in the result, each channel by itself.
 
     Returns:
         `[N, H, W, C]`. Where windows overlapped and several values go to one place, one of them is there (after the
@@ -105,7 +107,8 @@ def max_unpool(x: Array, indices: Array, size: Size) -> Array:
         InputError: Shapes of values and places differ.
 
     >>> x = jnp.arange(16.0).reshape(1, 4, 4, 1)
-    >>> max_unpool(*max_pool_with_indices(x, 2), (4, 4))[0, :, :, 0].tolist()
+    >>> values, places = max_pool_with_indices(x, 2)
+    >>> max_unpool(values, (4, 4), indices=places)[0, :, :, 0].tolist()
     [[0.0, 0.0, 0.0, 0.0], [0.0, 5.0, 0.0, 7.0], [0.0, 0.0, 0.0, 0.0], [0.0, 13.0, 0.0, 15.0]]
     """
     if x.shape != indices.shape:

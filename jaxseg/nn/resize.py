@@ -5,6 +5,8 @@ axis by axis, and bilinear weights form a matrix: its gradient is the transposed
 of a gather would be a scatter.
 """
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -20,12 +22,15 @@ def nearest(x: Array, size: Size) -> Array:
         size: Height and width of the result.
 
     Returns:
-        `[N, *size, C]` of the same type.
+        `[N, *size, C]` of the same type. Gradients of floating point ones are added up in float32
+        or wider.
 
     >>> nearest(jnp.arange(3).reshape(1, 1, 3, 1), (1, 5))[0, 0, :, 0].tolist()
     [0, 0, 1, 1, 2]
     """
-    return _nearest_axis(_nearest_axis(x, 1, size[0]), 2, size[1])
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    y = x.astype(np.promote_types(np.float32, x.dtype)) if floating else x
+    return _nearest_axis(_nearest_axis(y, 1, size[0]), 2, size[1]).astype(x.dtype)
 
 
 def _nearest_axis(x: Array, axis: int, out: int) -> Array:
@@ -83,6 +88,10 @@ def bilinear(x: Array, size: Size, *, align_corners: bool = False) -> Array:
                 precision=lax.Precision.HIGHEST,
             )
     return y.astype(x.dtype)
+
+
+bilinear_aligned = partial(bilinear, align_corners=True)
+"""`bilinear` with the corner pixels of both maps on each other."""
 
 
 def _bilinear_matrix(length: int, out: int, align_corners: bool) -> np.ndarray:

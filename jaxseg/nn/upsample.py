@@ -1,108 +1,200 @@
-"""Upsampling that is learned, and the rearrangement that it rests on."""
+"""Every kind of upsampling behind one signature: `upsample(x, size)`, `[N, H, W, C]` to `[N, *size, C]`.
 
+What takes a choice of upsampling (`UNet`, `SegmentationModel`) takes such a callable, an
+`Upsample`. Any whole factor `f` is the size `(f * H, f * W)`; any other size is reached exactly.
+
+| kind | parameters | between whole factors |
+|---|---|---|
+| `nearest` | none | interpolates |
+| `bilinear`, `bilinear_aligned` | none | interpolates |
+| `partial(max_unpool, indices=places)` | none | the places tell |
+| `transposed` | a kernel, at first bilinear | cuts the end |
+| `sub_pixel` | a convolution, at first nearest | cuts the end |
+| `partial(pixel_shuffle, factor=f)` | none; divides `C` by `f * f` | cuts the end |
+
+The learned kinds make a layer of their own wherever they are called inside of a module's
+`nn.compact` method. Options are bound by `functools.partial`, such as `partial(transposed,
+factor=4)`; `UPSAMPLINGS` has the kinds by name, for recipes.
+"""
+
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.linen.dtypes import promote_dtype
-from jax import lax
 
 from jaxseg.errors import InputError
-from jaxseg.typing import Array, Size
+from jaxseg.nn.convolution import convolution
+from jaxseg.nn.fit import fit, least_factor
+from jaxseg.nn.resize import bilinear, bilinear_aligned, nearest
+from jaxseg.nn.transposed import TransposedConv, add_bias, bilinear_kernel
+from jaxseg.typing import Array, Size, Upsample
 
 
-def bilinear_kernel(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """The kernel `[k, k, C, F]` of a transposed convolution that interpolates bilinearly.
+def transposed(
+    x: Array,
+    size: Size,
+    *,
+    factor: int | None = None,
+    kernel_size: int | None = None,
+    kernel_init: nn.initializers.Initializer = bilinear_kernel,
+    param_dtype: Any = jnp.float32,
+) -> Array:
+    """A `TransposedConv` of its own at every call, inside of a module's `nn.compact` method.
 
-    >>> bilinear_kernel(jax.random.key(0), (4, 4, 1, 1))[0, :, 0, 0].tolist()
-    [0.0625, 0.1875, 0.1875, 0.0625]
+    Args:
+        x: `[N, H, W, C]`, floating point; computed in its type.
+        size: Height and width of the result.
+        factor: The whole factor to upsample by; the least that reaches `size` when the parameters
+            are made, by default. What is too much is cut at the bottom and right.
+        kernel_size: Of the kernel, as `TransposedConv` has it.
+        kernel_init: Of the kernel; bilinear interpolation by default.
+        param_dtype: Type of parameters.
+
+    Returns:
+        `[N, *size, C]` of the same type.
+
+    Raises:
+        InputError: The factor does not lead to `size`.
+
+    >>> class Twice(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x):
+    ...         return transposed(x, (2 * x.shape[1], 2 * x.shape[2]))
+    >>> y, variables = Twice().init_with_output(jax.random.key(0), jnp.ones((1, 2, 3, 5)))
+    >>> y.shape, variables["params"]["TransposedConv_0"]["kernel"].shape
+    ((1, 4, 6, 5), (4, 4, 5, 5))
     """
-    del key
-    size, _, channels, features = shape
-    factor = (size + 1) // 2
-    tent = 1 - np.abs(np.arange(size) - (size - 1) / 2) / factor
-    kernel = np.multiply.outer(np.outer(tent, tent), np.eye(channels, features))
-    return jnp.asarray(kernel, dtype)
+    layer = TransposedConv(
+        x.shape[-1],
+        factor,
+        kernel_size,
+        kernel_init=kernel_init,
+        dtype=x.dtype,
+        param_dtype=param_dtype,
+    )
+    return layer(x, size)
 
 
-class TransposedConv(nn.Module):
-    """Transposed convolution that upsamples by a whole factor and starts as bilinear interpolation.
+def sub_pixel(
+    x: Array, size: Size, *, factor: int | None = None, param_dtype: Any = jnp.float32
+) -> Array:
+    """A `SubPixelConv` of its own at every call, inside of a module's `nn.compact` method.
 
-    Equal to `torch.nn.ConvTranspose2d(C, features, kernel_size=2f - f % 2, stride=f, padding=f //
-    2)` (for odd `f` `(f - 1) // 2`), whose result is exactly `f` times as large. It is computed as
-    a 3x3 convolution to `f * f * features` channels whose blocks are then spread out: XLA's own
-    strided form is many times slower on a CPU.
+    Args:
+        x: `[N, H, W, C]`, floating point; computed in its type.
+        size: Height and width of the result.
+        factor: As in `transposed`.
+        param_dtype: Type of parameters.
+
+    Returns:
+        `[N, *size, C]` of the same type.
+
+    Raises:
+        InputError: The factor does not lead to `size`.
+
+    >>> class Twice(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x):
+    ...         return sub_pixel(x, (2 * x.shape[1], 2 * x.shape[2]))
+    >>> y, variables = Twice().init_with_output(jax.random.key(0), jnp.ones((1, 2, 3, 5)))
+    >>> y.shape, variables["params"]["SubPixelConv_0"]["kernel"].shape
+    ((1, 4, 6, 5), (3, 3, 5, 20))
+    """
+    layer = SubPixelConv(x.shape[-1], factor, dtype=x.dtype, param_dtype=param_dtype)
+    return layer(x, size)
+
+
+class SubPixelConv(nn.Module):
+    """A 3x3 convolution to `factor**2` times the channels, which are then spread over space.
+
+    At first the pixels of a block are equal, so that it upsamples what it convolves by repeating.
 
     Attributes:
         features: Channels of the result.
-        factor: How many times larger the result is.
-        use_bias: Whether a bias is added.
-        kernel_init: Of the `[k, k, C, features]` kernel.
+        factor: How many times larger the result is, `f`. None takes the least that reaches the size
+            at which the parameters are made, and keeps it.
+        kernel_init: Of the `[3, 3, C, features]` kernel that each of a block's pixels starts with.
         dtype: Type to compute in; that of inputs and parameters by default.
         param_dtype: Type of parameters.
 
-    >>> layer = TransposedConv(3, 2, use_bias=False)
-    >>> y, _ = layer.init_with_output(jax.random.key(0), jnp.ones((1, 4, 4, 3)), size=(7, 8))
-    >>> y.shape, float(y[0, 3, 3, 0])
-    ((1, 7, 8, 3), 1.0)
+    References:
+        Shi et al., Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel
+        Convolutional Neural Network, 2016, https://arxiv.org/abs/1609.05158; Aitken et al.,
+        Checkerboard artifact free sub-pixel convolution, 2017, https://arxiv.org/abs/1707.02937,
+        for the start.
+
+    >>> y, _ = SubPixelConv(3, 2).init_with_output(jax.random.key(0), jnp.ones((1, 4, 4, 5)))
+    >>> y.shape, bool((y[:, ::2] == y[:, 1::2]).all())
+    ((1, 8, 8, 3), True)
     """
 
     features: int
-    factor: int = 2
-    use_bias: bool = True
-    kernel_init: nn.initializers.Initializer = bilinear_kernel
+    factor: int | None = 2
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, size: Size | None = None) -> Array:
-        """Maps `[N, H, W, C]` to `[N, factor * H, factor * W, features]`, or to `size`.
+        """Maps `[N, H, W, C]` to `[N, f * H, f * W, features]`, or to `size`, cut at the end."""
+        f = self.factor or self._settled(x, size)
 
-        What is too much is cut at the bottom and at the right; what is missing repeats the last row
-        and column.
-        """
-        f = self.factor
-        k = 2 * f - f % 2
-        shape = (k, k, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = (
-            self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-            if self.use_bias
-            else None
-        )
+        def repeated(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Array:
+            return jnp.repeat(self.kernel_init(key, (*shape[:3], self.features), dtype), f * f, -1)
+
+        shape = (3, 3, x.shape[-1], f * f * self.features)
+        kernel = self.param("kernel", repeated, shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (shape[-1],), self.param_dtype)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = upsampling_convolution(x, kernel, f)
-        if bias is not None:
-            y = y + bias.reshape(1, 1, 1, -1)
-        return y if size is None else fit(y, size)
+        layout = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
+        same = ((1, 1), (1, 1))
+        y = convolution(x, kernel, (1, 1), same, rhs_dilation=(1, 1), dimension_numbers=layout)
+        y = depth_to_space(add_bias(y, bias), f)
+        return y if size is None else fit(y, size, f)
+
+    def _settled(self, x: Array, size: Size | None) -> int:
+        if self.has_variable("params", "kernel"):
+            return math.isqrt(self.get_variable("params", "kernel").shape[-1] // self.features)
+        if size is None:
+            raise InputError("a sub-pixel convolution needs a factor or a size")
+        return least_factor(x, size)
 
 
-def upsampling_convolution(x: Array, kernel: Array, factor: int) -> Array:
-    """The transposed convolution of `x` with `[k, k, C, F]`, `factor <= k <= 3 * factor`.
+def pixel_shuffle(x: Array, size: Size, *, factor: int | None = None) -> Array:
+    """Spreads blocks of channels over space, as `torch.nn.PixelShuffle` does, to a given size.
 
-    Output pixel `factor * q + r` gathers input pixels `q + 1`, `q` and `q - 1`, each weighted by
-    another third of the (padded) kernel, so the phases `r` are channels of one 3x3 convolution.
-    """
-    n, h, w, _ = x.shape
-    k, _, channels, features = kernel.shape
-    pad = (3 * factor - k) // 2
-    kernel = jnp.pad(kernel, ((pad, pad), (pad, pad), (0, 0), (0, 0)))
-    kernel = kernel.reshape(3, factor, 3, factor, channels, features)[::-1, :, ::-1]
-    kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(3, 3, channels, -1)
-    layout = ("NHWC", "HWIO", "NHWC")
-    y = lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=layout)
-    y = y.reshape(n, h, w, factor, factor, features).transpose(0, 1, 3, 2, 4, 5)
-    return y.reshape(n, h * factor, w * factor, features)
-
-
-def pixel_shuffle(x: Array, factor: int) -> Array:
-    """Spreads blocks of channels over space, as `torch.nn.PixelShuffle` does.
+    The only kind that changes the channels, which whatever follows has to expect; `sub_pixel` keeps
+    them.
 
     Args:
-        x: `[N, H, W, C * factor**2]`; channel `c * factor**2 + i * factor + j` becomes pixel `(i, j)` of its block in
-            channel `c`.
+        x: `[N, H, W, C]` of any type; `factor**2` divides `C`.
+        size: Height and width of the result.
+        factor: The whole factor to upsample by; the least that reaches `size` by default, which of
+            a map of one pixel is no more than a guess. What is too much is cut at the bottom and
+            right.
+
+    Returns:
+        `[N, *size, C / factor**2]` of the same type.
+
+    Raises:
+        InputError: `factor**2` does not divide the channels, or the factor does not lead to `size`.
+
+    >>> pixel_shuffle(jnp.arange(4.0).reshape(1, 1, 1, 4), (2, 2))[0, :, :, 0].tolist()
+    [[0.0, 1.0], [2.0, 3.0]]
+    """
+    factor = factor or least_factor(x, size)
+    return fit(depth_to_space(x, factor), size, factor)
+
+
+def depth_to_space(x: Array, factor: int) -> Array:
+    """The rearrangement of `pixel_shuffle` by a whole factor.
+
+    Args:
+        x: `[N, H, W, C * factor**2]`; channel `c * factor**2 + i * factor + j` becomes pixel `(i,
+            j)` of its block in channel `c`.
         factor: How many times larger the result is.
 
     Returns:
@@ -111,12 +203,8 @@ def pixel_shuffle(x: Array, factor: int) -> Array:
     Raises:
         InputError: `factor**2` does not divide the channels.
 
-    References:
-        Shi et al., Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural
-        Network, 2016, https://arxiv.org/abs/1609.05158
-
-    >>> pixel_shuffle(jnp.arange(4.0).reshape(1, 1, 1, 4), 2)[0, :, :, 0].tolist()
-    [[0.0, 1.0], [2.0, 3.0]]
+    >>> depth_to_space(jnp.arange(8.0).reshape(1, 1, 1, 8), 2)[0, :, :, 1].tolist()
+    [[4.0, 5.0], [6.0, 7.0]]
     """
     n, h, w, channels = x.shape
     if factor < 1 or channels % factor**2:
@@ -125,8 +213,11 @@ def pixel_shuffle(x: Array, factor: int) -> Array:
     return x.reshape(n, h * factor, w * factor, -1)
 
 
-def fit(x: Array, size: Size) -> Array:
-    """Cuts `[N, H, W, C]` to `size` at the bottom and right, or repeats its last row and column."""
-    x = x[:, : size[0], : size[1]]
-    missing = [(0, size[0] - x.shape[1]), (0, size[1] - x.shape[2])]
-    return jnp.pad(x, ((0, 0), *missing, (0, 0)), mode="edge") if any(map(any, missing)) else x
+UPSAMPLINGS: dict[str, Upsample] = {
+    "nearest": nearest,
+    "bilinear": bilinear,
+    "bilinear_aligned": bilinear_aligned,
+    "transposed": transposed,
+    "sub_pixel": sub_pixel,
+}
+"""The kinds that need no more than a name: neither a pool's places nor, where maps may have one pixel, a factor."""

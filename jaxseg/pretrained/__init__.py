@@ -1,14 +1,14 @@
-"""Weights from smp, timm and torchvision, and back. Nothing is ever unpickled."""
+"""Weights from smp, timm, torchvision and torchfcn, and back. Nothing is ever unpickled."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxseg.errors import InputError, unknown
-from jaxseg.pretrained import fpn, hub, resnet, unet, vgg
+from jaxseg.pretrained import fcn, fpn, hub, resnet, unet, vgg
 from jaxseg.pretrained.hub import normalization, pin
 from jaxseg.pretrained.table import Table, export, fill, leaves
 from jaxseg.typing import Variables
@@ -24,12 +24,12 @@ _CLASSIFIERS = {
     "ResNet": lambda head, source: resnet.CLASSIFIER,
     "VGG": lambda head, source: vgg.classifier(tuple(head.window), source),
 }
-_STEMS = (resnet.STEM, vgg.STEM)
+_STEMS = (resnet.STEM, vgg.STEM, *fcn.STEMS)
 _DECODERS = {"UNet": unet.TABLE, "FPN": fpn.TABLE}
 _HEADS = Table(
     (("head/conv", "segmentation_head.0"), ("image_head/dense", "classification_head.3"))
 )
-SOURCES = ("smp", "timm", "torchvision")
+SOURCES = ("smp", "timm", "torchvision", "torchfcn")
 
 
 def from_torch(
@@ -38,13 +38,15 @@ def from_torch(
     """Variables with the values of a PyTorch state dict.
 
     Args:
-        model: The model that `variables` belong to: a `SegmentationModel`, a `Classifier` or an
-            encoder.
+        model: The model that `variables` belong to: a `SegmentationModel`, a network of
+            `jaxseg.networks`, a `Classifier` or an encoder.
         variables: Its variables, which are not changed, or what `jax.eval_shape` says of them.
         state_dict: PyTorch names to arrays.
         source: Whose names they are. `"smp"` fills a whole U-Net or FPN, `"timm"` and
-            `"torchvision"` a whole `Classifier`, or an encoder: that of a `SegmentationModel`, whose
-            other variables are kept.
+            `"torchvision"` a whole `Classifier`, or an encoder: that of a model, whose other
+            variables are kept; in an `FCNVGG` they fill fc6 and fc7 too. `"torchvision"` fills the
+            whole of `jaxseg.models.fcn` where names begin with `backbone.`, and `"torchfcn"` an
+            `FCNVGG`, with the names of Caffe's layers.
 
     Returns:
         New variables, of the same structure, shapes and types.
@@ -64,16 +66,11 @@ def from_torch(
     >>> all(jax.tree.leaves(jax.tree.map(np.array_equal, again, variables)))
     True
     """
-    table, inside = _plan(model, source)
-    if not inside:
+    table, parts = _plan(model, source, state_dict)
+    if not parts:
         return fill(table, variables, state_dict)
-    filled = fill(
-        table, {key: tree[inside] for key, tree in variables.items() if inside in tree}, state_dict
-    )
-    result = {
-        key: dict(tree) | ({inside: filled[key]} if key in filled else {})
-        for key, tree in variables.items()
-    }
+    filled = fill(table, _select(variables, parts), state_dict)
+    result = {key: dict(tree) | filled.get(key, {}) for key, tree in variables.items()}
     shapes = [
         "/".join(path)
         for path, leaf in leaves(result)
@@ -81,8 +78,8 @@ def from_torch(
     ]
     if shapes:
         raise InputError(
-            f"source {source!r} fills the encoder alone, and the other variables are shapes without "
-            f"values ({shapes[0]} and {len(shapes) - 1} more): pass what model.init returns"
+            f"source {source!r} fills the {', '.join(parts)} alone, and the other variables are shapes "
+            f"without values ({shapes[0]} and {len(shapes) - 1} more): pass what model.init returns"
         )
     return result
 
@@ -91,11 +88,12 @@ def to_torch(model: Any, variables: Variables, *, source: str = "smp") -> dict[s
     """The PyTorch state dict of variables, the exact inverse of `from_torch`.
 
     Args:
-        model: The model that `variables` belong to: a `SegmentationModel`, a `Classifier` or an
-            encoder.
+        model: The model that `variables` belong to: a `SegmentationModel`, a network of
+            `jaxseg.networks`, a `Classifier` or an encoder.
         variables: Its variables.
-        source: Whose names to use: `"smp"` for a whole U-Net or FPN, `"timm"` or `"torchvision"`
-            for a `Classifier` or the encoder.
+        source: Whose names to use: `"smp"` for a whole U-Net or FPN, `"torchfcn"` for an `FCNVGG`,
+            `"torchvision"` for the whole of `jaxseg.models.fcn`; else `"timm"` or `"torchvision"`
+            for a `Classifier`, or a model's encoder (with fc6 and fc7 of an `FCNVGG`).
 
     Returns:
         PyTorch names to arrays, which `load_state_dict(..., strict=True)` accepts once they are
@@ -105,17 +103,16 @@ def to_torch(model: Any, variables: Variables, *, source: str = "smp") -> dict[s
     Raises:
         InputError: If there is no table for the model.
     """
-    table, inside = _plan(model, source)
-    if inside:
-        variables = {key: tree[inside] for key, tree in variables.items() if inside in tree}
-    return export(table, variables)
+    table, parts = _plan(model, source)
+    return export(table, _select(variables, parts) if parts else variables)
 
 
 def load(model: Any, variables: Variables, name: str | os.PathLike[str]) -> dict[str, Any]:
     """Variables with weights from the Hugging Face hub or from a local `.safetensors` file.
 
-    A file with names of `segmentation_models.pytorch` fills the whole model, one with those of timm
-    or torchvision the encoder, or a whole `Classifier`. If the encoder's `in_channels` is not 3, the first kernel is
+    A file with names of `segmentation_models.pytorch` or torchfcn fills the whole model, and so does
+    one of torchvision's `fcn_resnet50`; one with those of timm or torchvision's classifiers the
+    encoder, or a whole `Classifier`. If the encoder's `in_channels` is not 3, the first kernel is
     adapted: summed over its channels for one, otherwise repeated cyclically and scaled by `3 /
     in_channels`, so that the sums that follow keep their size.
 
@@ -136,6 +133,7 @@ def load(model: Any, variables: Variables, name: str | os.PathLike[str]) -> dict
     beginnings = {key.partition(".")[0] for key in state_dict}
     source = "smp" if "decoder" in beginnings else "timm"
     source = "torchvision" if "classifier" in beginnings else source
+    source = "torchfcn" if "score_fr" in beginnings else source
     prefix = "encoder." if source == "smp" else ""
     in_channels = getattr(getattr(model, "encoder", model), "in_channels", 3)
     for stem in (prefix + name for name in _STEMS):
@@ -159,8 +157,22 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     return kernel[:, np.arange(channels) % given] * np.asarray(given / channels, kernel.dtype)
 
 
-def _plan(model: Any, source: str) -> tuple[Table, str]:
-    """The table for a model, and which module inside of it to translate ("" for all of it)."""
+def _select(variables: Variables, parts: tuple[str, ...]) -> dict[str, Any]:
+    """The variables of these modules alone."""
+    selected = {
+        key: {part: tree[part] for part in parts if part in tree} for key, tree in variables.items()
+    }
+    return {key: tree for key, tree in selected.items() if tree}
+
+
+def _plan(
+    model: Any, source: str, names: Iterable[str] | None = None
+) -> tuple[Table, tuple[str, ...]]:
+    """The table for a model, and which modules inside of it to translate (none for all of it).
+
+    `names` are those of the state dict, which tell torchvision's whole networks from its encoders;
+    left out, whatever can be a whole network is one.
+    """
     if source not in SOURCES:
         raise unknown("source", source, SOURCES)
     whole = hasattr(model, "encoder")
@@ -173,11 +185,22 @@ def _plan(model: Any, source: str) -> tuple[Table, str]:
         )
     table = _ENCODERS[family](encoder)
     if type(model).__name__ == "Classifier":
-        return _classifier_table(model, table.under("encoder"), family, source), ""
-    table = table + _WITHOUT_CLASSIFIER[family]
-    if not whole or source != "smp":
-        return table, "encoder" if whole else ""
+        return _classifier_table(model, table.under("encoder"), family, source), ()
     decoder = type(getattr(model, "decoder", model)).__name__
+    if source == "torchfcn":
+        return _torchfcn_table(model, decoder), ()
+    if decoder == "FCNVGG" and source != "smp":
+        return table.under("encoder") + fcn.dense(source), ("encoder", "fc6", "fc7")
+    if (decoder, family, source) == ("FCNHead", "ResNet", "torchvision") and (
+        names is None or any(name.startswith("backbone.") for name in names)
+    ):
+        heads = fcn.torchvision(len(model.aux_heads))
+        return table.under("encoder", "backbone") + heads, ()
+    table = table + _WITHOUT_CLASSIFIER[family]
+    if not whole:
+        return table, ()
+    if source != "smp":
+        return table.under("encoder"), ("encoder",)
     if decoder not in _DECODERS:
         raise InputError(
             f"segmentation_models.pytorch has no {decoder}; "
@@ -185,7 +208,17 @@ def _plan(model: Any, source: str) -> tuple[Table, str]:
         )
     return table.under("encoder", "encoder") + _DECODERS[decoder].under(
         "decoder", "decoder"
-    ) + _HEADS, ""
+    ) + _HEADS, ()
+
+
+def _torchfcn_table(model: Any, decoder: str) -> Table:
+    if decoder != "FCNVGG" or model.encoder.batch_norm:
+        raise InputError(
+            "torchfcn has the paper's FCN on a VGG without batch normalisation and nothing else: "
+            "take fcn_vgg_32s, fcn_vgg_16s or fcn_vgg_8s on vgg16"
+        )
+    learned = model.learn_fusing, model.learn_last
+    return fcn.torchfcn(model.encoder.convolutions, model.stride, model.num_classes, learned)
 
 
 def _classifier_table(model: Any, encoder: Table, family: str, source: str) -> Table:

@@ -40,11 +40,17 @@ class Table:
             purpose.
         windows: PyTorch names of convolutions `[out, in, h, w]` whose kernel is a dense layer's
             `[in * h * w, out]` here, with `(h, w)`.
+        flattened: PyTorch names of dense layers `[out, in * h * w]` that are convolutions here.
+        transposed: PyTorch names of transposed convolutions, `[in, out, h, w]`.
+        constants: PyTorch names of tensors that do not vary here, with the values they must have.
     """
 
     rules: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...] = ()
     windows: tuple[tuple[str, tuple[int, int]], ...] = ()
+    flattened: tuple[str, ...] = ()
+    transposed: tuple[str, ...] = ()
+    constants: tuple[tuple[str, np.ndarray], ...] = ()
 
     def under(self, path: str, name: str = "") -> "Table":
         """The same table one module deeper: `path` on the Flax side, `name`, if any, on PyTorch's."""
@@ -53,11 +59,19 @@ class Table:
             tuple((f"{path}/{pattern}", prefix + template) for pattern, template in self.rules),
             tuple(re.escape(prefix) + pattern for pattern in self.ignored),
             tuple((prefix + layer, window) for layer, window in self.windows),
+            tuple(prefix + layer for layer in self.flattened),
+            tuple(prefix + layer for layer in self.transposed),
+            tuple((prefix + tensor, value) for tensor, value in self.constants),
         )
 
     def __add__(self, other: "Table") -> "Table":
         return Table(
-            self.rules + other.rules, self.ignored + other.ignored, self.windows + other.windows
+            self.rules + other.rules,
+            self.ignored + other.ignored,
+            self.windows + other.windows,
+            self.flattened + other.flattened,
+            self.transposed + other.transposed,
+            self.constants + other.constants,
         )
 
     def name(self, path: Path) -> str | None:
@@ -115,13 +129,21 @@ def fill(
             wrong.append(f"{'/'.join(path)}: {name} was used before")
             continue
         used.add(name)
-        value = _from_torch_layout(path, np.asarray(state_dict[name]), table.window(name))
+        value = _from_torch_layout(table, name, path, np.asarray(state_dict[name]), leaf.shape)
         if value.shape != tuple(leaf.shape):
             wrong.append(
                 f"{'/'.join(path)}: {name} gives {value.shape}, but {tuple(leaf.shape)} is needed"
             )
             continue
         filled[path] = jnp.asarray(value, leaf.dtype)
+    for name, value in table.constants:
+        used.add(name)
+        if name not in state_dict:
+            missing.append(f"a constant (no {name})")
+        elif not _equal(np.asarray(state_dict[name]), value):
+            wrong.append(
+                f"{name} differs from the constant of the model; one that learns it takes it"
+            )
     unused = [name for name in state_dict if name not in used and not table.ignores(name)]
     if missing or wrong or unused:
         raise InputError(_misfit(missing, wrong, unused))
@@ -142,26 +164,42 @@ def export(table: Table, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
         elif not isinstance(leaf, jax.Array | np.ndarray):
             missing.append(f"{'/'.join(path)} (a shape, not an array)")
         else:
-            state_dict[name] = _to_torch_layout(path, np.asarray(leaf), table.window(name))
+            state_dict[name] = _to_torch_layout(table, name, path, np.asarray(leaf))
     if missing:
         raise InputError(_misfit(missing, [], []))
-    return state_dict
+    return state_dict | dict(table.constants)
 
 
-def _from_torch_layout(path: Path, value: np.ndarray, window: tuple[int, int] | None) -> np.ndarray:
+def _equal(value: np.ndarray, constant: np.ndarray) -> bool:
+    return value.shape == constant.shape and bool(np.allclose(value, constant, rtol=0, atol=1e-6))
+
+
+def _from_torch_layout(
+    table: Table, name: str, path: Path, value: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
     if path[-1] != "kernel":
         return value
+    layer, window = name.removesuffix(".weight"), table.window(name)
+    if layer in table.transposed and value.ndim == 4:
+        return value.transpose(2, 3, 0, 1)
+    if layer in table.flattened and value.ndim == 2 and value.shape[1] % np.prod(shape[:2]) == 0:
+        value = value.reshape(value.shape[0], -1, *shape[:2])
     if window and value.shape[2:] == window:
         value = value.reshape(value.shape[0], -1)
     return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.transpose()
 
 
-def _to_torch_layout(path: Path, value: np.ndarray, window: tuple[int, int] | None) -> np.ndarray:
+def _to_torch_layout(table: Table, name: str, path: Path, value: np.ndarray) -> np.ndarray:
     if path[-1] != "kernel":
         return value
+    layer, window = name.removesuffix(".weight"), table.window(name)
+    if layer in table.transposed:
+        return np.ascontiguousarray(value.transpose(2, 3, 0, 1))
     value = np.ascontiguousarray(
         value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.transpose()
     )
+    if layer in table.flattened:
+        return value.reshape(value.shape[0], -1)
     return value.reshape(value.shape[0], -1, *window) if window else value
 
 

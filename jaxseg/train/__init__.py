@@ -3,7 +3,8 @@
 What needs more than JAX, Flax and optax is imported by its own name: `jaxseg.train.checkpoint`, `jaxseg.train.loop`.
 """
 
-from jaxseg.train.layout import by_prefix, fully_sharded, whole
+from jaxseg.train.finite import skip_nonfinite
+from jaxseg.train.layout import by_prefix, fully_sharded
 from jaxseg.train.optimizers import adamw, cosine, freeze, poly, sgd
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.rates import scale_rates
@@ -29,5 +30,5 @@ __all__ = [
     "poly",
     "scale_rates",
     "sgd",
-    "whole",
+    "skip_nonfinite",
 ]

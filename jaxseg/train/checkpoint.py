@@ -1,27 +1,37 @@
-"""The best and the last checkpoint of a run, each whole or absent: Orbax writes aside, then renames.
+"""The best and the last checkpoints of a run, each whole or absent.
 
 `last` holds the whole training state, so that a run goes on exactly where it stopped; `best` holds the variables of
-the epoch with the best validation mIoU, which is what evaluation and prediction read. A new checkpoint is complete
-before the one that it replaces is removed.
+the epoch with the best validation mIoU, which is what evaluation and prediction read. Orbax writes the arrays of a
+checkpoint aside; they are read back and compared, every file gets a checksum, and only then the folder gets its name
+and older ones go.
 """
 
+import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization, traverse_util
-from orbax.checkpoint import checkpoint_managers
 
 from jaxseg.errors import InputError
+from jaxseg.train import whole
+from jaxseg.train.processes import is_first, on_first
+
+_log = logging.getLogger(__name__)
 
 
 class Checkpoint:
-    """One slot on disk for a tree of arrays and a few plain values; saving replaces what it holds.
+    """One slot on disk for a tree of arrays and a few plain values; saving replaces the oldest that it holds.
+
+    Where there are several processes all of them save and restore together, in a folder that all of them see.
 
     Args:
-        folder: Where the slot lives; created by the first `save`.
+        folder: Where the slot lives; made by the first `save` in a folder that exists.
+        keep: How many checkpoints it holds: a newer one that is damaged leaves the one before it to go on from.
 
     >>> import tempfile, jax.numpy as jnp
     >>> slot = Checkpoint(tempfile.mkdtemp())
@@ -31,19 +41,27 @@ class Checkpoint:
     (3, 4.0, {'mean_iou': 0.5})
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, *, keep: int = 1):
         self._folder = Path(folder).absolute()
+        self._keep = keep
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps of the checkpoints that the slot holds, newest first."""
+        if not self._folder.is_dir():
+            return ()
+        names = [path.name for path in self._folder.iterdir()]
+        return tuple(sorted((int(name) for name in names if name.isdecimal()), reverse=True))
 
     @property
     def step(self) -> int | None:
-        """The step of the checkpoint that the slot holds, None when it is empty."""
-        if not self._folder.is_dir():
-            return None
-        with self._manager() as manager:
-            return manager.latest_step()
+        """The step of the newest checkpoint that the slot holds, None when it is empty."""
+        return self.steps[0] if self.steps else None
 
     def save(self, step: int, tree: Any, facts: Mapping[str, Any]) -> None:
-        """Writes a checkpoint, then removes the one before it; a step that is already held is left as it is.
+        """Writes a checkpoint, verifies it, then removes the oldest; a step that is held whole is left as it is.
+
+        Checkpoints of later steps go as well: a run that had to fall back comes by them again.
 
         Args:
             step: The step that the tree belongs to.
@@ -51,28 +69,27 @@ class Checkpoint:
             facts: Plain values that JSON can hold.
 
         Raises:
-            InputError: It could not be written, and the checkpoint before it is still whole; or the slot
-                holds one of a later step.
+            InputError: It could not be written, and the checkpoints before it are still there.
         """
-        held = self.step
-        if held == step:
+        place = self._folder / str(step)
+        if on_first(lambda: step in self.steps and whole.fault(place) is None):
             return  # a resumed run comes by a step again, to the same arrays
-        if held is not None and held > step:
-            raise InputError(f"{self._folder} holds step {held}, later than step {step}")
-        arguments = ocp.args.Composite(
-            tree=ocp.args.StandardSave(_nest(_leaves(tree))), facts=ocp.args.JsonSave(dict(facts))
-        )
+        aside, leaves = whole.unfinished(place), _leaves(tree)
         try:
-            with self._manager(create=True) as manager:
-                manager.save(step, args=arguments, force=True)
+            on_first(lambda: self._prepare(aside))
+            _write(aside / "tree", leaves)
+            on_first(lambda: self._finish(step, facts))
         except Exception as error:  # what a full disk raises depends on the layer that meets it
+            held = self.step
             kept = "there was none before" if held is None else f"that of step {held} is intact"
+            if is_first() and self._folder.is_dir():
+                whole.clear(self._folder)  # room for whoever mends it
             raise InputError(
                 f"cannot save the checkpoint of step {step} in {self._folder}; {kept}: {error}"
             ) from error
 
     def restore(self, template: Any) -> tuple[Any, dict[str, Any]]:
-        """The tree and the facts that the slot holds.
+        """The tree and the facts of the newest checkpoint that is whole; one that is not is named in a warning.
 
         Args:
             template: A pytree of the same structure, of arrays or `jax.ShapeDtypeStruct` with a sharding.
@@ -81,40 +98,78 @@ class Checkpoint:
             The tree, in the template's structure and on its devices, and the facts.
 
         Raises:
-            InputError: The slot is empty or damaged, or its tree differs from the template: each leaf is named.
+            InputError: The slot is empty or all that it holds is damaged, or its tree differs from the template: each
+                leaf is named.
         """
-        step = self.step
-        if step is None:
-            raise InputError(f"no checkpoint in {self._folder}")
-        wanted = {path: _struct(leaf) for path, leaf in _leaves(template).items()}
-        with self._manager() as manager:
-            try:
-                stored = traverse_util.flatten_dict(
-                    manager.item_metadata(step)["tree"].tree, sep="/"
-                )
-            except Exception as error:
-                raise InputError(f"the checkpoint in {self._folder} is damaged: {error}") from error
-            _compare(wanted, stored, self._folder)
-            arguments = ocp.args.Composite(
-                tree=ocp.args.StandardRestore(_nest(wanted)), facts=ocp.args.JsonRestore()
+        damaged: dict[int, str] = {}
+        # Listed anew each time: a run that is still going may have replaced what was just read.
+        while left := on_first(lambda: [step for step in self.steps if step not in damaged]):
+            step = left[0]
+            place = self._folder / str(step)
+            fault = on_first(lambda place=place: whole.fault(place))
+            if fault is None:
+                return self._read(place, template)
+            damaged[step] = fault
+            _log.warning(
+                "the checkpoint of step %d in %s is damaged: %s", step, self._folder, fault
             )
-            try:
-                restored = manager.restore(step, args=arguments)
-            except Exception as error:
-                raise InputError(f"the checkpoint in {self._folder} is damaged: {error}") from error
-        arrays = traverse_util.flatten_dict(restored["tree"], sep="/")
-        return _fill(template, arrays), dict(restored["facts"])
-
-    def _manager(self, create: bool = False) -> ocp.CheckpointManager:
-        # Opened for each use: a slot holds no open files, and writing is rare beside training.
-        options = ocp.CheckpointManagerOptions(
-            create=create,
-            enable_async_checkpointing=False,
-            cleanup_tmp_directories=create,
-            preservation_policy=checkpoint_managers.LatestN(1),
+            if len(left) > 1:
+                _log.warning("falling back to that of step %d", left[1])
+        if not damaged:
+            raise InputError(f"no checkpoint in {self._folder}")
+        listed = "; ".join(f"step {step}: {fault}" for step, fault in damaged.items())
+        raise InputError(
+            f"the checkpoint in {self._folder} is damaged and there is no other: {listed}. Remove it to start over, or "
+            "put a copy in its place"
         )
-        handlers = {"tree": ocp.StandardCheckpointHandler(), "facts": ocp.JsonCheckpointHandler()}
-        return ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+
+    def _prepare(self, aside: Path) -> None:
+        self._folder.mkdir(exist_ok=True)
+        whole.clear(self._folder)
+        aside.mkdir()
+
+    def _finish(self, step: int, facts: Mapping[str, Any]) -> None:
+        place = self._folder / str(step)
+        aside = whole.unfinished(place)
+        (aside / "facts.json").write_text(json.dumps(dict(facts)) + "\n")
+        whole.seal(aside)
+        whole.publish(place)
+        kept = [held for held in self.steps if held <= step][: self._keep]
+        for held in self.steps:
+            if held not in kept:
+                whole.remove(self._folder / str(held))
+
+    def _read(self, place: Path, template: Any) -> tuple[Any, dict[str, Any]]:
+        wanted = {path: _struct(leaf) for path, leaf in _leaves(template).items()}
+        try:
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+                metadata: Any = reader.metadata(place / "tree")
+                stored = traverse_util.flatten_dict(metadata.item_metadata.tree, sep="/")
+                _compare(wanted, stored, self._folder)
+                arguments = ocp.args.StandardRestore(_nest(wanted))
+                restored = reader.restore(place / "tree", args=arguments)
+            facts = json.loads((place / "facts.json").read_text())
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"the checkpoint in {place} cannot be read: {error}") from error
+        return _fill(template, traverse_util.flatten_dict(restored, sep="/")), facts
+
+
+def _write(place: Path, leaves: dict[str, Any]) -> None:
+    """Writes arrays and reads them back; what differs by a single bit is an error."""
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+        writer.save(place, args=ocp.args.StandardSave(_nest(leaves)))
+    host = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in leaves}
+    arguments = ocp.args.PyTreeRestore(_nest(leaves), restore_args=_nest(host))
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        found = traverse_util.flatten_dict(reader.restore(place, args=arguments), sep="/")
+    for path, leaf in leaves.items():
+        shards = leaf.addressable_shards if isinstance(leaf, jax.Array) else ()
+        parts = [(shard.index, shard.data) for shard in shards] or [(..., leaf)]
+        for index, data in parts:
+            if np.asarray(data).tobytes() != np.asarray(found[path])[index].tobytes():
+                raise OSError(f"{path} is not what was written")
 
 
 def _struct(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -99,16 +99,16 @@ class RunLog:
 
 
 def read_rows(folder: str | Path) -> list[Row]:
-    """The rows of a run's `metrics.jsonl`, oldest first; a line that a kill cut short is left out."""
+    """The rows of a run's `metrics.jsonl`, oldest first; a line that a kill cut short or a disk spoilt is left out."""
     path = Path(folder) / "metrics.jsonl"
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    for line in path.read_bytes().split(b"\n"):
+        with contextlib.suppress(ValueError):  # neither JSON nor UTF-8
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int) and "kind" in row:
+                rows.append(row)
     return rows
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +27,14 @@ class Observer(Protocol):
 
     def on_train(self, step: int, logs: Mapping[str, float]) -> None:
         """Every few steps: what the step returned."""
+        ...
+
+    def on_skip(self, step: int, names: Sequence[str]) -> None:
+        """An update was skipped, of a batch with these records."""
+        ...
+
+    def on_unreadable(self, step: int, problems: Sequence[str]) -> None:
+        """A batch's records took the place of others that cannot be read."""
         ...
 
     def on_validation(self, step: int, scores: Mapping[str, Any], best: bool) -> None:
@@ -63,6 +71,11 @@ class Schedule:
     epochs: int
     log_every: int = 10
     patience: int | None = None
+    max_skipped: int = 10
+
+
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """A validation was given up because a stop was requested."""
 
 
 class StopRequest:
@@ -112,7 +125,7 @@ def fit(
 
     Args:
         state: Where to start; it is donated.
-        step: A compiled train step that takes host batches.
+        step: A compiled train step that takes host batches, made by `skip_nonfinite`.
         batches: Batches from `state.step` on, without end.
         key: Key of the whole run; the step folds its own number in.
         schedule: How long, and how often to log.
@@ -127,16 +140,19 @@ def fit(
         The state and what the run reached.
 
     Raises:
-        InputError: The loss or the gradient is no longer finite, or an image cannot be read; the state from before it is
-            in `last`.
+        InputError: Too many updates in a row were skipped, or an image cannot be read, or a loader's process has died;
+            the state from before it is in `last`.
     """
     progress = progress or Progress()
     at, end = int(state.step), schedule.epochs * schedule.steps_per_epoch
-    logs: dict[str, Any] = {}
+    skips = _Skips(observer, schedule.max_skipped)
     while True:
         if at % schedule.steps_per_epoch == 0 and at > progress.validated_step:
-            with _saving_first(last, at, state, progress, logs):
-                scores = validate(state)
+            try:
+                with _saving_first(last, at, state, progress, skips):
+                    scores = validate(state)
+            except Stopped:
+                break  # a resumed run makes up for it
             progress = progress.after(at, scores["mean_iou"])
             if progress.best_step == at:
                 best.save(at, state.evaluated.variables, scores)
@@ -145,7 +161,7 @@ def fit(
         if at >= end or stop.requested or _exhausted(progress, schedule):
             break
         try:
-            with _saving_first(last, at, state, progress, logs):
+            with _saving_first(last, at, state, progress, skips):
                 batch = next(batches)
         except InputError:
             if stop.requested:  # the signal ended the loader's processes as well
@@ -154,17 +170,25 @@ def fit(
         state, logs = step(state, batch, key)
         at += 1
         observer.on_step(at)
-        if at % schedule.log_every == 0 or at % schedule.steps_per_epoch == 0:
-            observer.on_train(at, _finite(at, logs))
+        if batch.get("unreadable"):
+            observer.on_unreadable(at, batch["unreadable"])
+        skips.add(at, batch.get("names", ()), logs.pop("skipped_in_row"))
+        logged = at % schedule.log_every == 0 or at % schedule.steps_per_epoch == 0
+        if logged or skips.are_due:
+            with _saving_first(last, at, state, progress, skips):
+                skips.tell()
+        if logged:
+            values = jax.device_get(logs)
+            observer.on_train(at, {name: float(value) for name, value in values.items()})
     if stop.requested:
-        _finite(at, logs)
+        skips.tell()
         last.save(at, state, dataclasses.asdict(progress))
     return state, progress
 
 
 @contextlib.contextmanager
 def _saving_first(
-    last: Checkpoint, step: int, state: TrainState, progress: Progress, logs: Mapping[str, Any]
+    last: Checkpoint, step: int, state: TrainState, progress: Progress, skips: "_Skips"
 ) -> Iterator[None]:
     """Keeps the state where data fail: an image that cannot be read, a loader's process that was killed."""
     try:
@@ -172,23 +196,45 @@ def _saving_first(
     except (InputError, RuntimeError) as error:
         if not step:
             raise InputError(str(error)) from error
-        _finite(step, logs)
+        with contextlib.suppress(InputError):
+            skips.tell()  # a resumed run will not come by them again
         last.save(step, state, dataclasses.asdict(progress))
         raise InputError(
             f"{error}\nThe state of step {step} is saved; the run can be resumed"
         ) from error
 
 
-def _finite(step: int, logs: Mapping[str, Any]) -> dict[str, float]:
-    """The logs as numbers; a loss or gradient that is not finite has spoilt the state, which is then never saved."""
-    values = {name: float(value) for name, value in jax.device_get(dict(logs)).items()}
-    for name in ("loss", "gradient_norm"):
-        if not np.isfinite(values.get(name, 0.0)):
-            raise InputError(
-                f"the {name} is {values[name]} at step {step}: lower the learning rate or look for broken images; "
-                "the last checkpoint is from before it"
-            )
-    return values
+class _Skips:
+    """Which updates were skipped. They are asked for a few steps later, so that no step waits for the one before it."""
+
+    def __init__(self, observer: Observer, limit: int):
+        self._observer, self._limit = observer, limit
+        self._pending: list[tuple[int, Sequence[str], Any]] = []
+        self._row: list[tuple[int, Sequence[str]]] = []
+
+    @property
+    def are_due(self) -> bool:
+        """Whether as many steps are unknown as may be skipped at most."""
+        return len(self._pending) >= self._limit
+
+    def add(self, step: int, names: Sequence[str], in_row: Any) -> None:
+        """A step that was started, the records of its batch, and how many updates in a row will have been skipped."""
+        self._pending.append((step, names, in_row))
+
+    def tell(self) -> None:
+        """Waits for all steps; raises an `InputError` that names the batches where too many were skipped in a row."""
+        known = jax.device_get([in_row for _, _, in_row in self._pending])
+        pending, self._pending = self._pending, []
+        for (step, names, _), in_row in zip(pending, known, strict=True):
+            self._row = [*self._row, (step, names)] if in_row else []
+            if in_row:
+                self._observer.on_skip(step, names)
+            if in_row >= self._limit:
+                batches = "\n  ".join(f"step {k}: {', '.join(n)}" for k, n in self._row[-3:])
+                raise InputError(
+                    f"the loss or the gradient was not finite {in_row} times in a row, up to step {step}: lower the "
+                    "learning rate, or look at these images and masks:\n  " + batches
+                )
 
 
 def evaluate(
@@ -198,6 +244,7 @@ def evaluate(
     *,
     num_classes: int,
     parallel: Parallel,
+    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """The scores of a whole data set, from one confusion matrix.
 
@@ -207,13 +254,19 @@ def evaluate(
         batches: Each image once; padding is labelled `ignore_index`.
         num_classes: Number of classes of the logits (1 for one sigmoid).
         parallel: The devices that the step was compiled for.
+        stop: Asked before each batch.
 
     Returns:
         `loss`, `pixel_accuracy`, `mean_accuracy`, `mean_iou`, `mean_dice`, per class `iou` and the `counts`
         (rows truth, columns prediction) as lists; plain values all of them.
+
+    Raises:
+        Stopped: A stop was requested.
     """
     totals = parallel.replicate(EvalTotals.zero(num_classes))
     for batch in batches:
+        if stop is not None and stop.requested:
+            raise Stopped
         totals = step(state, batch, totals)
     counts = totals.counts.to_numpy()
     return {

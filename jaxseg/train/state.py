@@ -1,5 +1,6 @@
 """Everything that a training step changes, as one frozen pytree."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -21,6 +22,7 @@ class TrainState:
         batch_stats: The running statistics, as in `variables["batch_stats"]`; empty for models without.
         opt_state: The optimizer's state.
         ema: The exponential moving average of the parameters, or None where none is kept.
+        skipped: int32 `[2]`, how many updates `skip_nonfinite` has skipped, in all and just now in a row.
     """
 
     step: Array
@@ -28,6 +30,7 @@ class TrainState:
     batch_stats: Any
     opt_state: optax.OptState
     ema: Any = None
+    skipped: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -52,7 +55,7 @@ class TrainState:
     @property
     def evaluated(self) -> "TrainState":
         """The state to evaluate: with the averaged parameters in place of the trained ones where an average is kept."""
-        return self if self.ema is None else self.replace(params=self.ema, ema=None)
+        return self if self.ema is None else dataclasses.replace(self, params=self.ema, ema=None)
 
 
 def create_state(
@@ -91,4 +94,5 @@ def create_state(
         batch_stats=variables.get("batch_stats", {}),
         opt_state=opt_state,
         ema=jax.tree.map(jnp.array, params) if ema else None,
+        skipped=jnp.zeros(2, jnp.int32),
     )

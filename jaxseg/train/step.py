@@ -138,7 +138,7 @@ def make_train_step(
             ema = None
             if ema_decay is not None:
                 ema = optax.incremental_update(params, state.ema, 1 - ema_decay)
-        state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+        state = TrainState(state.step + 1, params, batch_stats, opt_state, ema, state.skipped)
         return state, {"loss": loss, "gradient_norm": norm} | logs
 
     return train_step

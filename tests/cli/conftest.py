@@ -1,5 +1,7 @@
 """A tiny encoder of the user's own and one finished run on it, shared by the tests of the command line."""
 
+import os
+import subprocess
 import sys
 import textwrap
 
@@ -60,6 +62,34 @@ def tiny_encoder(tmp_path_factory):
 def fields(tiny_encoder):
     """The options of a run that takes a few seconds."""
     return FIELDS
+
+
+@pytest.fixture(scope="session")
+def launch(tiny_encoder):
+    """Starts `jaxseg` as a process of its own; what is left of it at the end is killed."""
+    import jaxseg_tests_tiny
+
+    modules = [os.path.dirname(jaxseg_tests_tiny.__file__), os.getcwd()]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(modules)}
+    program = "import sys; from jaxseg.cli.main import main; sys.exit(main())"
+    started = []
+
+    def start(*arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 @pytest.fixture(scope="session")

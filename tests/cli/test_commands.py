@@ -107,7 +107,10 @@ def test_report_is_written_again(finished, tmp_path):
 def test_models_lists_what_a_recipe_can_name(capsys):
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
-    for name in ("unet", "fpn", "fcn_32s", "fcn_16s", "fcn_8s", "resnet18", "vgg19_bn"):
+    for name in (
+        *("unet", "original_unet", "31.0", "fpn", "fcn_8s", "fcn_vgg_8s_at_once", "134.3"),
+        *("resnet18", "11.2", "vgg19_bn"),
+    ):
         assert name in printed
 
 
@@ -133,6 +136,11 @@ def test_help_and_version(capsys):
         (["train", "none.py"], "no recipe file"),
         (["train", "--model.name=unte"], "did you mean 'unet'"),
         (["train", "--model.encoder=resnet81"], "did you mean 'resnet18'"),
+        (
+            ["train", "--model.name=original_unet", "--model.encoder=resnet18"],
+            "no encoder to choose",
+        ),
+        (["train", "--model.options", "upsample", "transpose"], "did you mean 'transposed'"),
         (["train", "--model.encoder=nowhere.at.all:build"], "nowhere"),
         (["train", "--model.options", "depht", "3"], "depht"),
         (["train", "--model.dtype=float31"], "did you mean 'float32'"),

@@ -231,3 +231,39 @@ def test_one_logit_and_a_frozen_encoder(tmp_path, fields):
     heads = [tree["head"]["conv"]["kernel"] for tree in (start, trained)]
     assert np.abs(np.subtract(*map(np.asarray, heads))).max() > 0
     assert len(read_rows(run)[-1]["iou"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "encoder", "layer"),
+    [
+        (["--model.name=original_unet_padded"], None, "body"),
+        (["--model.options", "upsample", "transposed", "merge", "add"], "tiny", "decoder"),
+    ],
+)
+def test_networks_without_an_encoder_and_options_by_name(
+    tmp_path, fields, capsys, model, encoder, layer
+):
+    """Trained, evaluated and reported; the run folder says which encoder there was."""
+    if encoder is None:
+        fields = [field for field in fields if not field.startswith("--model.encoder")]
+        recipe = tmp_path / "small.py"
+        recipe.write_text(
+            "from jaxseg.recipe import ModelRecipe, Recipe\n"
+            "recipe = Recipe(model=ModelRecipe(options={'channels': (4, 6)}))\n"
+        )
+        model = [str(recipe), *model]
+    run = tmp_path / "run"
+    fields = [*fields, "--train.epochs=1"]
+    start = [model.pop(0)] if encoder is None else []
+    assert main(["train", *start, "--run", str(run), *fields, *model]) == 0
+    folder = RunFolder(run)
+    assert (folder.recipe.model.encoder is None) == (encoder is None)
+    params = arrays(run, "last")["params"]
+    assert layer in params
+    layers = {"body": "up0", "decoder": "TransposedConv_1"}
+    assert layers[layer] in params[layer]
+    printed = capsys.readouterr().out
+    assert main(["evaluate", str(run)]) == 0
+    assert ("original_unet_padded: " in printed) == (encoder is None)
+    assert ("unet with jaxseg_tests_tiny:Tiny: " in printed) == (encoder is not None)

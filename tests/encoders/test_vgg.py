@@ -119,11 +119,28 @@ def test_places_are_those_of_the_maxima(ceil_mode):
     assert [p.shape[3] for p in places] == list(WIDTHS)
     assert place.shape == last.shape
     frame = (2 * last.shape[1], 2 * last.shape[2])
-    spread = np.asarray(max_unpool(last, place, frame))[:, : features[3].shape[1]]
+    spread = np.asarray(max_unpool(last, frame, indices=place))[:, : features[3].shape[1]]
     found = spread[:, :, : features[3].shape[2]]
     inside = np.asarray(features[3])[:, : found.shape[1], : found.shape[2]]
     assert (found != 0).any()
     np.testing.assert_array_equal(found[found != 0], inside[found != 0])
+
+
+def test_pools_follow_the_features_of_their_stages():
+    encoder = small()
+    variables, images = variables_of(encoder), noise(1, 45, 38, 3)
+    pools = fast_jit(encoder.apply, static_argnames="method")(variables, images, method="pools")
+    features = fast_jit(encoder.apply)(variables, images)
+    assert [p.shape[1:] for p in pools] == [
+        (-(-45 // s), -(-38 // s), c) for s, c in zip((2, 4, 8, 16, 32), WIDTHS, strict=True)
+    ]
+    for pool, feature in zip(pools[1:], features[:-1], strict=True):
+        odd = [(0, 0), *((0, length % 2) for length in feature.shape[1:3]), (0, 0)]
+        padded = np.pad(feature, odd, constant_values=-np.inf)
+        n, h, w, c = padded.shape
+        expected = padded.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
+        np.testing.assert_array_equal(pool, expected)
+    np.testing.assert_array_equal(pools[-1], features[-1])
 
 
 @pytest.mark.parametrize("model", ["fcn_32s", "fcn_8s", "unet", "fpn"])

@@ -134,7 +134,7 @@ def test_many_pixels_of_one_batch_lose_no_digits():
     assert float(metrics.negative_log_likelihood(sums)) == pytest.approx(expected, abs=1e-7)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(
     st.lists(st.floats(-1e4, 1e4, width=32), min_size=6, max_size=6),
     st.lists(st.integers(0, 2), min_size=2, max_size=2),

@@ -94,7 +94,7 @@ def test_addition_merges_and_commutes():
 counts_of_any_size = arrays.arrays(object, (2, 2), elements=st.integers(0, 2**62 - 1))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(a=counts_of_any_size, b=counts_of_any_size)
 def test_sums_are_exact_at_any_size(a, b):
     total = jax.jit(ConfusionMatrix.__add__)(matrix(a), matrix(b))
@@ -231,7 +231,7 @@ tables = st.lists(st.integers(0, 3), min_size=5, max_size=5).filter(
 )
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 @given(table=tables, seed=st.integers(0, 99))
 def test_merging_counts_is_counting_merged_labels(table, seed):
     labels, predictions = drawn(5, seed)

@@ -1,5 +1,7 @@
 """Every function against Python's integers, on the device (under jit) and on the host."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,11 +26,29 @@ def values(limbs):
     return [int(a) + (int(b) << 24) + (int(c) << 48) for a, b, c in np.asarray(limbs)]
 
 
+@functools.cache
 def run(function, where):
+    """Compiled once for all drawn numbers."""
     return function if where == "host" else jax.jit(function)
 
 
-check = settings(max_examples=60, deadline=None, derandomize=True)
+def last_total(x):
+    return integers.total(x, -1)
+
+
+def last_cumulative(x):
+    return integers.reversed_cumulative(x, -1)
+
+
+def product_difference(a, b):
+    """a1 b1 + a2 b2 against a3 b3, and the three products."""
+    products = integers.multiply(integers.digits(a), integers.digits(b))
+    two = integers.digits_total(products[:2], 0)
+    negative, size = integers.difference(two, products[2])
+    return negative, integers.scaled(size), products
+
+
+check = settings(max_examples=60)
 pairs = st.lists(st.tuples(numbers, numbers), min_size=3, max_size=3)
 
 
@@ -46,9 +66,9 @@ def test_add_and_subtract(where, pairs):
 @given(st.lists(numbers, min_size=3, max_size=3))
 def test_sums_along_an_axis(where, drawn):
     many = limbs(drawn, where)
-    assert values(run(lambda x: integers.total(x, -1), where)(many)[None]) == [sum(drawn)]
+    assert values(run(last_total, where)(many)[None]) == [sum(drawn)]
     if sum(drawn) < 2**63:
-        back = run(lambda x: integers.reversed_cumulative(x, -1), where)(many)
+        back = run(last_cumulative, where)(many)
         assert values(back) == [sum(drawn[i:]) for i in range(3)]
 
 
@@ -62,16 +82,9 @@ def test_a_thousand_of_the_largest(where):
 @check
 @given(pairs)
 def test_products_and_their_differences(where, pairs):
-    """a1 b1 + a2 b2 against a3 b3, whole numbers until one rounding at the end."""
-
-    def compute(a, b):
-        products = integers.multiply(integers.digits(a), integers.digits(b))
-        two = integers.digits_total(products[:2], 0)
-        negative, size = integers.difference(two, products[2])
-        return negative, integers.scaled(size), products
-
+    """Whole numbers until one rounding at the end."""
     a, b = (limbs([pair[i] for pair in pairs], where) for i in range(2))
-    negative, size, products = run(compute, where)(a, b)
+    negative, size, products = run(product_difference, where)(a, b)
     exact = pairs[0][0] * pairs[0][1] + pairs[1][0] * pairs[1][1] - pairs[2][0] * pairs[2][1]
     assert bool(negative) == (exact < 0)
     np.testing.assert_allclose(size, abs(exact) / 2**64, rtol=1e-15 if where == "host" else 2e-7)

@@ -27,7 +27,7 @@ def test_labels_from_logits_are_the_most_probable_class():
     assert labels.tolist() == [[[1, 0]]]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(st.floats(0.001, 0.999), st.integers(0, 99))
 def test_a_threshold_is_one_of_the_probability(threshold, seed):
     logits = np.random.default_rng(seed).normal(0, 4, (2, 3, 4, 1))
@@ -80,7 +80,7 @@ def test_one_logit_and_two_classes_count_alike():
     np.testing.assert_array_equal(one.to_numpy(), other.to_numpy())
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(
     st.dictionaries(st.integers(0, 6), st.one_of(st.none(), st.integers(0, 4)), min_size=1),
     st.integers(0, 99),

@@ -108,7 +108,7 @@ def test_the_mean_over_images_is_not_the_score_of_the_data_set():
     assert float(metrics.iou(together)[1]) == pytest.approx(0.992)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(st.permutations(range(6)), st.integers(1, 5), st.integers(0, 50))
 def test_neither_order_nor_batches_matter(order, cut, seed):
     labels, predictions = drawn(seed)

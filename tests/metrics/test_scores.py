@@ -136,7 +136,7 @@ count = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(st.lists(st.lists(count, min_size=3, max_size=3), min_size=3, max_size=3))
 def test_scores_are_those_of_fractions(table):
     check(table)
@@ -299,7 +299,7 @@ def test_f_beta_lies_between_precision_and_recall():
     np.testing.assert_allclose(metrics.f_beta(table, beta=1), metrics.dice(table))
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(
     st.lists(st.lists(st.integers(0, 30), min_size=4, max_size=4), min_size=4, max_size=4),
     st.permutations(range(4)),
@@ -315,7 +315,7 @@ def test_permuting_classes_permutes_scores(table, order):
             np.testing.assert_allclose(moved, expected, rtol=1e-12, err_msg=name)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(
     st.lists(st.lists(st.integers(0, 30), min_size=3, max_size=3), min_size=3, max_size=3),
     st.sampled_from([2, 1000, 2**40]),

@@ -66,7 +66,7 @@ def test_every_threshold_is_counted_exactly(num_classes, multilabel, bins):
     assert sweep.to_numpy().sum() == expected.tp[0].sum() + expected.fp[0].sum()
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.integers(1, 2000), st.lists(st.floats(0, 1, width=32), min_size=8, max_size=8))
 def test_the_bin_is_that_of_the_last_threshold_passed(bins, drawn):
     thresholds = edges(bins)

@@ -106,7 +106,7 @@ def test_transposed_convolution_cuts_or_repeats_to_the_size():
     variables = layer.init(jax.random.key(0), x)
     whole = layer.apply(variables, x)
     np.testing.assert_array_equal(layer.apply(variables, x, (5, 6)), whole[:, :5])
-    larger = layer.apply(variables, x, (7, 8))
+    larger = layer.apply(variables, x, (7, 7))
     np.testing.assert_array_equal(larger[:, 6, :6], whole[:, 5])
-    np.testing.assert_array_equal(larger[:, :6, 7], whole[:, :, 5])
+    np.testing.assert_array_equal(larger[:, :6, 6], whole[:, :, 5])
     assert layer.clone(dtype=jnp.bfloat16).apply(variables, x).dtype == jnp.bfloat16

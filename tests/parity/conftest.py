@@ -31,16 +31,31 @@ smp = _fixture("segmentation_models_pytorch")
 torchvision = _fixture("torchvision")
 
 
+def template_of(model, channels=3):
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, channels)))
+
+
 @pytest.fixture(scope="session")
-def variables_like():
+def shapes_of():
+    """A function that gives the names and shapes of a model's state dict."""
+
+    def names(model, source, channels=3):
+        template = template_of(model, channels)
+        zeros = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), template)
+        state_dict = pretrained.to_torch(model, zeros, source=source)
+        return {name: value.shape for name, value in state_dict.items()}
+
+    return names
+
+
+@pytest.fixture(scope="session")
+def variables_like(shapes_of):
     """A function that makes a state dict with random values, and a model's variables of it."""
 
     def make(model, source, channels=3, state_dict=None):
-        template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, channels)))
+        template = template_of(model, channels)
         if state_dict is None:
-            zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)
-            names = pretrained.to_torch(model, zeros, source=source)
-            state_dict = peers.weights({name: value.shape for name, value in names.items()})
+            state_dict = peers.weights(shapes_of(model, source, channels))
         return state_dict, pretrained.from_torch(model, template, state_dict, source=source)
 
     return make

@@ -6,14 +6,18 @@ Writes `tests/references/*.npz`: a part of each result (every fourth pixel, ever
 features) in float32.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import peers
+import torch_fcn
 
 FOLDER = Path(__file__).resolve().parents[1] / "references"
 MODELS = {"unet": "Unet", "fpn": "FPN"}
 IMAGES = (2, 64, 32, 3)
+BLOCKS = (1, 1, 1, 1)
+"""Of the ResNet under torchvision's FCN."""
 RESIZES = {"x": (5, 7), "sizes": [(10, 14), (9, 8), (3, 2), (1, 1)]}
 
 
@@ -32,18 +36,35 @@ def main():
     timm = peers.load("timm")
     FOLDER.mkdir(exist_ok=True)
 
-    def run(model, images):
+    def run(model, images, make_weights=peers.weights):
         shapes = {k: tuple(v.shape) for k, v in model.state_dict().items() if v.ndim}
-        weights = {k: torch.from_numpy(v) for k, v in peers.weights(shapes).items()}
+        weights = {k: torch.from_numpy(v) for k, v in make_weights(shapes).items()}
         model.load_state_dict(weights, strict=True)
         with torch.no_grad():
             y = model.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+        y = list(y.values()) if isinstance(y, dict) else y
         return [x.permute(0, 2, 3, 1).numpy() for x in (y if isinstance(y, list) else [y])]
 
     images = peers.images(*IMAGES)
     for name, theirs in MODELS.items():
         model = getattr(smp, theirs)("resnet18", encoder_weights=None, classes=5)
         np.savez_compressed(FOLDER / f"{name}.npz", logits=part_of_logits(run(model, images)[0]))
+
+    sizes = (torch_fcn.CLASSES, torch_fcn.WIDTHS, torch_fcn.FEATURES)
+    logits = {}
+    for name, scales in torch_fcn.SCALES.items():
+        model = torch_fcn.network(torch, int(name.partition("s")[0]), *sizes, scales=scales)
+        (y,) = run(model, images, partial(torch_fcn.weights, scales=scales))
+        logits[name] = part_of_logits(y)
+    np.savez_compressed(FOLDER / "fcn_vgg.npz", **logits)
+
+    torchvision = peers.load("torchvision")
+    resnet, fcn = torchvision.models.resnet, torchvision.models.segmentation.fcn
+    backbone = resnet.ResNet(
+        resnet.Bottleneck, BLOCKS, replace_stride_with_dilation=[False, True, True]
+    )
+    heads = zip(("logits", "aux"), run(fcn._fcn_resnet(backbone, 5, True), images), strict=True)
+    np.savez_compressed(FOLDER / "fcn.npz", **{name: part_of_logits(y) for name, y in heads})
 
     encoder = timm.create_model("resnet50", features_only=True, output_stride=16)
     features = {f"feature{i}": part_of_feature(y) for i, y in enumerate(run(encoder, images))}

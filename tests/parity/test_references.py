@@ -6,9 +6,11 @@ import make_references
 import numpy as np
 import peers
 import pytest
+import torch_fcn
 
 import jaxseg
-from jaxseg import encoders
+from jaxseg import encoders, models
+from jaxseg.networks import FCNVGG
 from jaxseg.nn import bilinear, nearest
 
 
@@ -25,6 +27,34 @@ def test_logits_equal_those_of_smp(variables_like, name):
     expected = stored(name)["logits"]
     assert 0.1 < expected.std() < 10
     np.testing.assert_allclose(make_references.part_of_logits(logits), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", torch_fcn.SCALES)
+def test_logits_equal_those_of_the_papers_fcn(variables_like, shapes_of, name):
+    scales, stride = torch_fcn.SCALES[name], int(name.partition("s")[0])
+    encoder = encoders.vgg16(widths=torch_fcn.WIDTHS)
+    options = dict(zip(("pool4_scale", "pool3_scale"), map(float, scales), strict=True))
+    options |= {"learn_last": True, "fc_features": torch_fcn.FEATURES}
+    model = FCNVGG(encoder, torch_fcn.CLASSES, stride, **options)
+    state_dict = torch_fcn.weights(shapes_of(model, "torchfcn"), scales)
+    _, variables = variables_like(model, "torchfcn", state_dict=state_dict)
+    logits = peers.fast_jit(model.apply)(variables, peers.images(*make_references.IMAGES)).logits
+    expected = stored("fcn_vgg")[name]
+    assert 0.1 < expected.std() < 10
+    np.testing.assert_allclose(make_references.part_of_logits(logits), expected, rtol=0, atol=1e-4)
+
+
+def test_logits_equal_those_of_torchvisions_fcn(variables_like):
+    encoder = encoders.ResNet(make_references.BLOCKS, True, output_stride=8)
+    model = models.fcn(num_classes=5, encoder=encoder)
+    _, variables = variables_like(model, "torchvision")
+    output = peers.fast_jit(model.apply)(variables, peers.images(*make_references.IMAGES))
+    expected = stored("fcn")
+    for logits, name in ((output.logits, "logits"), (output.aux_logits[0], "aux")):
+        assert 0.1 < expected[name].std() < 10
+        np.testing.assert_allclose(
+            make_references.part_of_logits(logits), expected[name], rtol=0, atol=1e-4
+        )
 
 
 def test_features_equal_those_of_timm(variables_like):

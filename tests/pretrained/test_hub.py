@@ -101,6 +101,35 @@ def test_a_file_of_a_whole_smp_model_fills_it(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
 
 
+@pytest.mark.parametrize(
+    ("source", "name", "encoder", "options"),
+    [
+        (
+            "torchfcn",
+            "fcn_vgg_8s",
+            encoders.VGG((1, 1, 1, 1, 1), False, (2, 3, 4, 5, 6)),
+            {"fc_features": 8},
+        ),
+        ("torchvision", "fcn", encoders.ResNet((1, 1, 1, 1), output_stride=8), {}),
+    ],
+)
+def test_a_file_of_a_whole_fcn_fills_it(tmp_path, source, name, encoder, options):
+    model, grey = (
+        jaxseg.create(name, encoder=e, num_classes=2, **options)
+        for e in (encoder, encoder.clone(in_channels=1))
+    )
+    variables, path = random_variables(model), tmp_path / "fcn.safetensors"
+    safetensors.numpy.save_file(pretrained.to_torch(model, variables, source=source), path)
+    loaded = pretrained.load(model, random_variables(model, seed=1), path)
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    stem = "stage1_conv0" if source == "torchfcn" else "stem"
+    loaded, given = (
+        tree["params"]["encoder"][stem]["conv"]["kernel"]
+        for tree in (pretrained.load(grey, random_variables(grey, 1, seed=1), path), variables)
+    )
+    np.testing.assert_allclose(loaded, given.sum(2, keepdims=True), rtol=1e-5)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 5, 12])
 def test_the_first_kernel_is_adapted_to_other_channels(file, state_dict, channels):
     encoder = encoders.ResNet((1, 1, 1, 1), in_channels=channels)

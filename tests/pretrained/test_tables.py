@@ -5,8 +5,9 @@ import pytest
 
 import jaxseg
 from jaxseg import encoders, pretrained
-from jaxseg.classifiers import Classifier, ConvHead, DenseHead
+from jaxseg.classifiers import Classifier, ConvHead, DenseHead, fully_convolutional
 from jaxseg.errors import InputError
+from jaxseg.nn.transposed import bilinear_kernel
 
 SMALL = encoders.ResNet((1, 1, 1, 1))
 
@@ -23,7 +24,20 @@ def random_like(shapes, seed=0):
 VGG = encoders.VGG((1, 2, 1, 1, 1), True, (1, 2, 3, 4, 5))
 DENSE = Classifier(VGG, DenseHead((8, 6, 4), (3, 2)))
 
+PLAIN = encoders.VGG((1, 2, 1, 1, 1), False, (1, 2, 3, 4, 5))
+DILATED = encoders.ResNet((1, 1, 1, 1), output_stride=8)
+
+
+def fcn_vgg(name, encoder=PLAIN, **options):
+    return jaxseg.create(name, encoder=encoder, num_classes=3, fc_features=8, **options)
+
+
 MODELS = [
+    ("torchfcn", fcn_vgg("fcn_vgg_32s", learn_last=True)),
+    ("torchfcn", fcn_vgg("fcn_vgg_16s", learn_last=True)),
+    ("torchfcn", fcn_vgg("fcn_vgg_8s_at_once", learn_last=True)),
+    ("torchvision", jaxseg.create("fcn", encoder=DILATED, num_classes=3)),
+    ("torchvision", jaxseg.create("fcn", encoder=DILATED, num_classes=3, aux_heads=0)),
     ("smp", jaxseg.create("unet", encoder=SMALL, num_classes=3, image_labels=5)),
     ("smp", jaxseg.create("unet", encoder="resnet50", num_classes=3, encoder_options={"depth": 3})),
     ("smp", jaxseg.create("fpn", encoder=SMALL, num_classes=1)),
@@ -209,6 +223,12 @@ def test_shapes_alone_need_a_source_that_fills_everything(unet):
 
 
 def test_what_has_no_table_is_named():
+    with pytest.raises(InputError, match="torchfcn has the paper's FCN on a VGG without batch"):
+        pretrained.to_torch(fcn_vgg("fcn_vgg_8s", VGG), {}, source="torchfcn")
+    with pytest.raises(InputError, match=r"torchfcn has the paper's FCN .* and nothing else"):
+        pretrained.to_torch(PLAIN, {}, source="torchfcn")
+    with pytest.raises(InputError, match=r"segmentation_models.pytorch has no FCNHead"):
+        pretrained.to_torch(jaxseg.create("fcn", encoder=SMALL, num_classes=2), {})
     fcn = jaxseg.create("fcn_8s", encoder=SMALL, num_classes=2)
     with pytest.raises(
         InputError,
@@ -219,3 +239,83 @@ def test_what_has_no_table_is_named():
         pretrained.to_torch(fcn, {}, source="tim")
     with pytest.raises(InputError, match="there is no table for the encoder Head"):
         pretrained.to_torch(jaxseg.nn.Head(2), {})
+
+
+def test_names_and_layout_of_the_papers_fcn():
+    model = fcn_vgg("fcn_vgg_8s", learn_last=True)
+    variables = random_like(template(model))
+    state_dict = pretrained.to_torch(model, variables, source="torchfcn")
+    layers = {name.partition(".")[0] for name in state_dict}
+    assert layers == {
+        *("conv1_1", "conv2_1", "conv2_2", "conv3_1", "conv4_1", "conv5_1", "fc6", "fc7"),
+        *("score_fr", "upscore2", "score_pool4", "upscore_pool4", "score_pool3", "upscore8"),
+    }
+    params = variables["params"]
+    np.testing.assert_array_equal(
+        state_dict["fc6.weight"], params["fc6"]["kernel"].transpose(3, 2, 0, 1)
+    )
+    np.testing.assert_array_equal(
+        state_dict["upscore8.weight"], params["upscore8"]["kernel"].transpose(2, 3, 0, 1)
+    )
+    last = {32: "upscore", 16: "upscore16"}
+    for stride, name in last.items():
+        other = fcn_vgg(f"fcn_vgg_{stride}s")
+        names = pretrained.to_torch(other, random_like(template(other)), source="torchfcn")
+        assert names[f"{name}.weight"].shape == (3, 3, 2 * stride, 2 * stride)
+
+
+def test_upsampling_that_stays_bilinear_must_be_so_in_the_file():
+    model, learned = fcn_vgg("fcn_vgg_16s"), fcn_vgg("fcn_vgg_16s", learn_last=True)
+    variables = random_like(template(model))
+    state_dict = pretrained.to_torch(model, variables, source="torchfcn")
+    assert set(state_dict) == set(
+        pretrained.to_torch(learned, random_like(template(learned)), source="torchfcn")
+    )
+    kernel = bilinear_kernel(jax.random.key(0), (32, 32, 3, 3))
+    constant = state_dict["upscore16.weight"]
+    np.testing.assert_array_equal(constant, np.asarray(kernel).transpose(2, 3, 0, 1))
+    back = pretrained.from_torch(model, template(model), state_dict, source="torchfcn")
+    jax.tree.map(np.testing.assert_array_equal, back, variables)
+    for wrong in (constant + np.float32(1e-3), constant[:2]):
+        given = state_dict | {"upscore16.weight": wrong}
+        with pytest.raises(InputError, match=r"upscore16.weight differs from the constant"):
+            pretrained.from_torch(model, variables, given, source="torchfcn")
+    del state_dict["upscore16.weight"]
+    with pytest.raises(InputError, match=r"a constant \(no upscore16.weight\)"):
+        pretrained.from_torch(model, variables, state_dict, source="torchfcn")
+
+
+@pytest.mark.parametrize("source", ["torchvision", "timm"])
+def test_a_vgg_classifier_fills_all_but_the_scores_of_the_papers_fcn(source):
+    dense = Classifier(PLAIN, DenseHead((8, 8, 4), (7, 7)))
+    given = random_like(template(dense))
+    model, (_, kernels) = fcn_vgg("fcn_vgg_8s"), fully_convolutional(dense, given)
+    variables = random_like(template(model), seed=1)
+    state_dict = pretrained.to_torch(dense, given, source=source)
+    filled = pretrained.from_torch(model, variables, state_dict, source=source)["params"]
+    for ours, theirs in (("fc6", "dense0"), ("fc7", "dense1")):
+        jax.tree.map(np.testing.assert_array_equal, filled[ours], kernels["params"]["head"][theirs])
+    jax.tree.map(np.testing.assert_array_equal, filled["encoder"], given["params"]["encoder"])
+    for name in ("score_fr", "score_pool4", "score_pool3", "upscore2", "upscore_pool4"):
+        jax.tree.map(np.testing.assert_array_equal, filled[name], variables["params"][name])
+    back = pretrained.to_torch(model, {"params": filled}, source=source)
+    assert len(state_dict) == len(back) + 2
+    for name, value in back.items():
+        np.testing.assert_array_equal(value, state_dict[name])
+    layer = "classifier.0.weight" if source == "torchvision" else "pre_logits.fc1.weight"
+    wrong = state_dict | {layer: np.zeros((8, 7), np.float32)}
+    with pytest.raises(InputError, match=f"1 tensors that do not fit:\n.*{layer}"):
+        pretrained.from_torch(model, variables, wrong, source=source)
+
+
+def test_an_encoder_of_torchvision_fills_that_of_its_fcn():
+    model = jaxseg.create("fcn", encoder=DILATED, num_classes=2)
+    variables, given = random_like(template(model)), random_like(template(SMALL), seed=1)
+    state_dict = pretrained.to_torch(SMALL, given, source="torchvision")
+    filled = pretrained.from_torch(model, variables, state_dict, source="torchvision")
+    for key, tree in filled.items():
+        jax.tree.map(np.testing.assert_array_equal, tree["encoder"], given[key])
+        jax.tree.map(np.testing.assert_array_equal, tree["decoder"], variables[key]["decoder"])
+    whole = pretrained.to_torch(model, filled, source="torchvision")
+    assert whole["backbone.conv1.weight"].shape == (64, 3, 7, 7)
+    assert whole["aux_classifier.4.bias"].shape == (2,)

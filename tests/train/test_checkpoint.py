@@ -1,10 +1,14 @@
 """A checkpoint is whole or absent, and says what differs when it does not fit."""
 
+import contextlib
 import os
+import random
 import resource
+import shutil
 import subprocess
 import sys
 import textwrap
+import time
 
 import chex
 import jax
@@ -13,6 +17,7 @@ import optax
 import pytest
 
 from jaxseg.errors import InputError
+from jaxseg.train import checkpoint
 from jaxseg.train.checkpoint import Checkpoint
 from jaxseg.train.state import create_state
 
@@ -43,15 +48,15 @@ def test_a_template_of_shapes_is_enough(tmp_path):
     chex.assert_trees_all_equal(restored, {"w": jnp.arange(3)})
 
 
-def test_only_the_newest_is_kept_and_none_is_written_before_it(tmp_path):
-    slot = Checkpoint(tmp_path)
-    for step in (1, 5):
+def test_as_many_as_asked_for_are_kept_and_earlier_steps_come_again(tmp_path):
+    slot = Checkpoint(tmp_path, keep=2)
+    for step in (1, 5, 7):
         slot.save(step, {"w": jnp.full(2, step)}, {"step": step})
-    assert [entry.name for entry in tmp_path.iterdir()] == ["5"]
-    slot.save(5, {"w": jnp.zeros(2)}, {})  # a resumed run comes by again
-    assert slot.restore({"w": jnp.zeros(2, jnp.int32)})[1] == {"step": 5}
-    with pytest.raises(InputError, match="holds step 5, later than step 3"):
-        slot.save(3, {"w": jnp.zeros(2)}, {})
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["5", "7"]
+    slot.save(7, {"w": jnp.zeros(2)}, {})  # a resumed run comes by again
+    assert slot.restore({"w": jnp.zeros(2, jnp.int32)})[1] == {"step": 7}
+    slot.save(6, {"w": jnp.full(2, 6)}, {"step": 6})  # after a fall back to step 5
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["5", "6"]
 
 
 def test_another_architecture_is_named_leaf_by_leaf(tmp_path):
@@ -77,15 +82,156 @@ def test_an_empty_slot(tmp_path):
         slot.restore({})
 
 
-def test_a_truncated_array_is_reported_not_loaded(tmp_path):
+def _flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+FAULTS = {
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[:-1]),
+    "flipped": _flip,
+    "missing": lambda file: file.unlink(),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_whatever_file_is_damaged_the_checkpoint_before_it_is_used_and_named(
+    tmp_path, caplog, fault
+):
+    weights = jax.random.normal(jax.random.key(0), (64, 64))
+    Checkpoint(tmp_path).save(1, {"w": weights}, {})
+    whole = tmp_path / "whole"
+    shutil.copytree(tmp_path / "1", whole)
+    names = [p.relative_to(whole) for p in whole.rglob("*") if p.is_file() and p.stat().st_size]
+    assert len(names) > 5
+    slot = Checkpoint(tmp_path, keep=2)
+    for name in names:
+        slot.save(1, {"w": weights}, {"step": 1})
+        shutil.rmtree(tmp_path / "2", ignore_errors=True)
+        shutil.copytree(whole, tmp_path / "2")
+        FAULTS[fault](tmp_path / "2" / name)
+        caplog.clear()
+        tree, _ = slot.restore({"w": jnp.zeros((64, 64))})
+        chex.assert_trees_all_equal(tree, {"w": weights})
+        assert "the checkpoint of step 2" in caplog.text
+        assert "falling back to that of step 1" in caplog.text
+    slot.save(2, {"w": 2 * weights}, {})  # the run comes by again: what is damaged is replaced
+    chex.assert_trees_all_equal(slot.restore({"w": weights})[0], {"w": 2 * weights})
+
+
+def test_without_another_one_a_damaged_checkpoint_is_an_error(tmp_path):
     slot = Checkpoint(tmp_path)
-    slot.save(1, {"w": jax.random.normal(jax.random.key(0), (64, 64))}, {})
-    largest = max(
-        (f for f in tmp_path.rglob("*") if f.is_file()), key=lambda file: file.stat().st_size
-    )
-    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
-    with pytest.raises(InputError, match="damaged"):
-        slot.restore({"w": jnp.zeros((64, 64))})
+    slot.save(1, {"w": jnp.ones(3)}, {})
+    FAULTS["truncated"](tmp_path / "1" / "facts.json")
+    with pytest.raises(InputError, match=r"damaged and there is no other: step 1: facts.json"):
+        slot.restore({"w": jnp.zeros(3)})
+
+
+def test_the_checkpoint_before_is_there_until_the_new_one_is_verified(tmp_path, monkeypatch):
+    """Bits that the disk changes on the way are found by reading back."""
+    slot = Checkpoint(tmp_path)
+    slot.save(1, {"w": jnp.ones(3)}, {})
+    write = checkpoint.ocp.Checkpointer.save
+
+    def spoilt(self, place, *, args):
+        args.item["w"] = args.item["w"] + 1
+        write(self, place, args=args)
+
+    monkeypatch.setattr(checkpoint.ocp.Checkpointer, "save", spoilt)
+    with pytest.raises(InputError, match="of step 1 is intact: w is not what was written"):
+        slot.save(2, {"w": jnp.ones(3)}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_what_kills_have_left_is_in_nobodys_way(tmp_path):
+    slot = Checkpoint(tmp_path)
+    slot.save(1, {"w": jnp.ones(3)}, {})
+    shutil.copytree(tmp_path / "1", tmp_path / "2.unfinished")
+    shutil.copytree(tmp_path / "1", tmp_path / "0.removed")
+    assert slot.steps == (1,)
+    slot.save(2, {"w": jnp.ones(3)}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["2"]
+
+
+def test_a_removed_folder_is_not_made_again(tmp_path):
+    slot = Checkpoint(tmp_path / "run" / "last")
+    (tmp_path / "run").mkdir()
+    slot.save(1, {"w": jnp.ones(3)}, {})
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(InputError, match=r"step 2 in .*there was none before.*No such file"):
+        slot.save(2, {"w": jnp.ones(3)}, {})
+    assert not (tmp_path / "run").exists()
+
+
+SAVES = """
+import sys, jax
+from jaxseg.train.checkpoint import Checkpoint
+slot = Checkpoint(sys.argv[1], keep=2)
+step = slot.step or 0
+size = int(sys.argv[2])
+while True:
+    step += 1
+    slot.save(step, {"w": jax.random.normal(jax.random.key(step), (size,))}, {"step": step})
+    print("saved", flush=True)
+"""
+
+
+def _numbers(step, size):
+    return {"w": jax.random.normal(jax.random.key(step), (size,))}
+
+
+def _check_newest(folder, size=10_000):
+    tree, facts = Checkpoint(folder).restore({"w": jnp.zeros(size)})
+    chex.assert_trees_all_equal(tree, _numbers(facts["step"], size))
+    return facts["step"]
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_kill_during_a_save_leaves_the_checkpoint_before_it(tmp_path, kills, caplog):
+    rng, step = random.Random(0), 0
+    for _ in range(kills):
+        command = [sys.executable, "-c", SAVES, str(tmp_path), "10000"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "saved\n"
+            time.sleep(rng.random())
+            process.kill()
+        reached = _check_newest(tmp_path)
+        assert reached > step
+        step = reached
+    assert not caplog.records  # whole or absent: nothing was ever found damaged
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a few megabytes of its own, which takes root to mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=False)
+    if done.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_on_a_full_disk_the_checkpoint_before_stays_loadable(small_disk):
+    """It fills up at another place each time: before the arrays, amid them, behind them."""
+    size, saved, failed = 100_000, 1, 0
+    slot = Checkpoint(small_disk / "slot")
+    slot.save(1, _numbers(1, size), {"step": 1})
+    needed = 3_000_000 - shutil.disk_usage(small_disk).free
+    filler = small_disk / "filler"
+    for step, share in enumerate((2.0, 0.99, 0.98, 0.95, 0.5, 0.01, 0.0, 2.0), start=2):
+        filler.write_bytes(b"")
+        free = shutil.disk_usage(small_disk).free
+        filler.write_bytes(bytes(max(0, free - int(share * needed))))
+        with contextlib.suppress(InputError):
+            slot.save(step, _numbers(step, size), {"step": step})
+            saved = step
+        failed += saved != step
+        assert _check_newest(small_disk / "slot", size) == saved
+    assert failed >= 4
+    assert saved == step
 
 
 def test_when_writing_fails_the_checkpoint_before_stays_loadable(tmp_path):

@@ -13,7 +13,9 @@ import pytest
 
 from jaxseg.errors import InputError
 from jaxseg.train.checkpoint import Checkpoint
-from jaxseg.train.loop import Progress, Schedule, StopRequest, fit
+from jaxseg.train.finite import skip_nonfinite
+from jaxseg.train.loop import Progress, Schedule, StopRequest, evaluate, fit
+from jaxseg.train.parallel import Parallel
 from jaxseg.train.state import create_state
 
 
@@ -21,13 +23,16 @@ class Seen:
     """An observer that remembers."""
 
     def __init__(self):
-        self.steps, self.train, self.validation = [], [], []
+        self.steps, self.train, self.validation, self.skips = [], [], [], []
 
     def on_step(self, step):
         self.steps.append(step)
 
     def on_train(self, step, logs):
         self.train.append((step, logs["loss"]))
+
+    def on_skip(self, step, names):
+        self.skips.append((step, names))
 
     def on_validation(self, step, scores, best):
         self.validation.append((step, scores["mean_iou"], best))
@@ -38,9 +43,14 @@ def start():
 
 
 def add(state, batch, key):
-    w = state.params["w"] + batch
+    w = state.params["w"] + batch["number"]
     new = state.replace(step=state.step + 1, params={"w": w})
-    return new, {"loss": w.sum()}
+    return new, {"loss": w.sum(), "gradient_norm": jnp.float32(1.0)}
+
+
+def numbers(first):
+    for number in itertools.count(first):
+        yield {"number": number, "names": [f"{number:.0f}.png"]}
 
 
 def run(
@@ -48,7 +58,7 @@ def run(
     state,
     scores,
     *,
-    step=add,
+    step=None,
     stop=None,
     progress=None,
     first=1.0,
@@ -57,10 +67,11 @@ def run(
 ):
     seen = Seen()
     scores = iter(scores)
+    tmp_path.mkdir(exist_ok=True)
     state, progress = fit(
         state,
-        step,
-        batches or itertools.count(first),
+        step or skip_nonfinite(add),
+        batches or numbers(first),
         key=jax.random.key(0),
         schedule=Schedule(**{"steps_per_epoch": 3, "epochs": 4, "log_every": 2} | schedule),
         validate=lambda _: {"mean_iou": next(scores)},
@@ -105,7 +116,7 @@ def test_a_signal_saves_after_the_step_in_flight_and_the_run_goes_on_from_there(
     def interrupted(state, batch, key):
         if int(state.step) == 4:
             os.kill(os.getpid(), number)
-        return add(state, batch, key)
+        return skip_nonfinite(add)(state, batch, key)
 
     with stop.listening():
         state, progress, _ = run(tmp_path, start(), [0.5], step=interrupted, stop=stop)
@@ -120,33 +131,49 @@ def test_a_signal_saves_after_the_step_in_flight_and_the_run_goes_on_from_there(
     chex.assert_trees_all_equal(state, whole)
 
 
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
-    def broken(state, batch, key):
-        state, logs = add(state, batch, key)
-        return state, {"loss": jnp.where(state.step == 4, jnp.nan, logs["loss"])}
+def spoilt(*steps):
+    """A step whose loss or gradient or result is not finite at these steps."""
 
-    with pytest.raises(InputError, match="loss is nan at step 4"):
-        run(tmp_path, start(), [0.5], step=broken)
-    assert Checkpoint(tmp_path / "last").step == 3
+    def step(state, batch, key):
+        new, logs = add(state, batch, key)
+        if int(state.step) + 1 in steps:
+            fault = steps.index(int(state.step) + 1) % 3
+            logs |= ({"loss": jnp.nan}, {"gradient_norm": jnp.inf}, {})[fault]
+            new = new.replace(params={"w": jnp.array([jnp.nan if fault == 2 else 7.0, 1.0])})
+        return new, logs
+
+    return skip_nonfinite(step)
 
 
-def test_a_state_that_is_no_number_is_not_saved_when_the_run_is_stopped(tmp_path):
-    stop = StopRequest()
+def test_updates_that_are_not_finite_are_skipped_and_counted(tmp_path):
+    state, _, seen = run(tmp_path, start(), itertools.repeat(0.5), step=spoilt(2, 3, 7))
+    left = sum(range(1, 13)) - 2 - 3 - 7
+    chex.assert_trees_all_equal(state.params, {"w": jnp.full(2, float(left))})
+    assert state.skipped.tolist() == [3, 0]
+    assert seen.skips == [(2, ["2.png"]), (3, ["3.png"]), (7, ["7.png"])]
+    assert [step for step, _ in seen.train] == [2, 3, 4, 6, 8, 9, 10, 12]
 
-    def broken(state, batch, key):
-        stop.requested = int(state.step) == 4
-        state, logs = add(state, batch, key)
-        return state, logs | {"gradient_norm": jnp.where(state.step == 5, jnp.inf, 1.0)}
 
-    with pytest.raises(InputError, match="gradient_norm is inf at step 5"):
-        run(tmp_path, start(), [0.5], step=broken, stop=stop)
-    assert Checkpoint(tmp_path / "last").step == 3
+@pytest.mark.parametrize("log_every", [1, 50])
+def test_too_many_in_a_row_end_the_run_and_name_the_batches(tmp_path, log_every):
+    options = {"max_skipped": 3, "log_every": log_every, "steps_per_epoch": 20, "epochs": 1}
+    with pytest.raises(InputError, match=r"3 times in a row, up to step 7: lower.*") as caught:
+        run(tmp_path, start(), [], step=spoilt(2, 5, 6, 7, 8, 9), **options)
+    assert "\n  step 5: 5.png\n  step 6: 6.png\n  step 7: 7.png\nThe state" in str(caught.value)
+    state, values = Checkpoint(tmp_path / "last").restore(start())
+    assert jnp.isfinite(state.params["w"]).all()
+    options["max_skipped"] = 10  # once the images are mended
+    state, _, _ = run(
+        tmp_path, state, [0.5], progress=Progress(**values), first=1.0 + int(state.step), **options
+    )
+    assert int(state.step) == 20
+    assert state.skipped.tolist()[1] == 0
 
 
 @pytest.mark.parametrize("kind", [InputError, RuntimeError])
 def test_an_image_that_cannot_be_read_costs_no_step(tmp_path, kind):
     def batches():
-        yield from (1.0, 2.0, 3.0, 4.0)
+        yield from itertools.islice(numbers(1.0), 4)
         raise kind("x.png does not decode")
 
     with pytest.raises(InputError, match=r"x.png does not decode\nThe state of step 4 is saved"):
@@ -174,15 +201,19 @@ def test_a_validation_that_failed_is_made_up_for(tmp_path):
     assert [step for step, _, _ in seen.validation] == [6, 9, 12]
 
 
-def test_what_fails_after_a_loss_that_is_no_number_saves_nothing(tmp_path):
-    def broken(state, batch, key):
-        state, logs = add(state, batch, key)
-        return state, {"loss": jnp.where(state.step == 5, jnp.nan, logs["loss"])}
+def test_a_signal_does_not_wait_for_a_validation(tmp_path):
+    stop = StopRequest()
 
     def batches():
-        yield from (1.0, 2.0, 3.0, 4.0, 5.0)
-        raise InputError("x.png does not decode")
+        yield {}
+        stop.requested = True
+        yield {}
+        pytest.fail("the validation went on")
 
-    with pytest.raises(InputError, match="loss is nan at step 5"):
-        run(tmp_path, start(), [0.5], step=broken, batches=batches())
+    def validate():
+        evaluate(start(), lambda *_: None, batches(), num_classes=2, parallel=Parallel(), stop=stop)
+        yield
+
+    state, progress, _ = run(tmp_path, start(), validate(), stop=stop)
+    assert (int(state.step), progress.validated_step) == (3, 0)
     assert Checkpoint(tmp_path / "last").step == 3

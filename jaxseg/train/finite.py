@@ -1,0 +1,54 @@
+"""Steps that pass over an update which would leave the finite numbers, counted and the same on every device."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxseg.train.state import TrainState
+from jaxseg.typing import Array, Batch, Key
+
+Step = Callable[[TrainState, Batch, Key], tuple[TrainState, dict[str, Array]]]
+
+
+def skip_nonfinite(step: Step) -> Step:
+    """A step that keeps the state where loss, gradient, parameters or statistics would not be finite.
+
+    All of them are the same on every device, and so is the choice, which is an elementwise `where`: nothing branches.
+    The step's number moves on, and with it order, augmentation and dropout; the optimizer's own count, which its
+    schedule reads, does not.
+
+    Args:
+        step: As of `make_train_step`: its logs hold `"loss"` and `"gradient_norm"`.
+
+    Returns:
+        The same with `"skipped"`, how many updates were skipped so far, and `"skipped_in_row"`, how many of them just
+        now, in its logs; `state.skipped` holds both.
+
+    >>> def halve(state, batch, key):
+    ...     params = {"w": state.params["w"] / batch}
+    ...     return state.replace(params=params, step=state.step + 1), {"loss": 1.0, "gradient_norm": batch}
+    >>> import optax
+    >>> from jaxseg.train.state import create_state
+    >>> state = create_state({"params": {"w": jnp.float32(8)}}, optax.identity())
+    >>> for batch in (2.0, 0.0, jnp.nan, 2.0):
+    ...     state, logs = skip_nonfinite(halve)(state, batch, jax.random.key(0))
+    >>> float(state.params["w"]), int(state.step), int(logs["skipped"]), int(logs["skipped_in_row"])
+    (2.0, 4, 2, 0)
+    """
+
+    def guarded(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, dict[str, Array]]:
+        new, logs = step(state, batch, key)
+        checked = (logs["loss"], logs["gradient_norm"], new.params, new.batch_stats)
+        finite = jnp.stack([_finite(leaf) for leaf in jax.tree.leaves(checked)]).all()
+        kept: Any = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+        skipped = jnp.where(finite, state.skipped.at[1].set(0), state.skipped + 1)
+        logs = {**logs, "skipped": skipped[0], "skipped_in_row": skipped[1]}
+        return kept.replace(step=new.step, skipped=skipped), logs
+
+    return guarded
+
+
+def _finite(leaf: Any) -> Array:
+    return jnp.isfinite(jnp.asarray(leaf)).all()

@@ -1,0 +1,138 @@
+"""Runs whose processes are killed for real, at random moments and in the midst of saving, and go on to the same bits."""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import chex
+import jax
+import pytest
+
+from jaxseg.cli import assemble
+from jaxseg.cli.folder import RunFolder
+from jaxseg.cli.main import main
+from jaxseg.train.log import read_rows
+from jaxseg.train.state import create_state
+
+TIMES = ("seconds", "images_per_second")
+CAMVID = Path("../shared/data/camvid")
+
+
+def whole_state(run):
+    """Everything that `last` holds: parameters, statistics, optimizer, averages, and what the run has reached."""
+    folder = RunFolder(run)
+    network = assemble.network(folder.recipe.model, folder.facts)
+    optimizer = assemble.optimizer(folder.recipe, assemble.learning_rate(folder.recipe, 10**6))
+    template = jax.eval_shape(lambda v: create_state(v, optimizer), network.shapes())
+    return folder.last.restore(template), folder.best.restore(network.shapes())
+
+
+def rows(run):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(run)]
+
+
+def same_run(run, other):
+    chex.assert_trees_all_equal(whole_state(run), whole_state(other))
+    assert rows(run) == rows(other)
+    assert max(Counter((row["kind"], row["step"]) for row in rows(run)).values()) == 1
+    assert not list(run.rglob("*.unfinished"))
+    assert (run / "report.html").exists()
+
+
+def wait_for(process, moment):
+    """Waits until the moment has come or the process has ended."""
+    deadline = time.monotonic() + 300
+    while process.poll() is None and not moment():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def wait_for_line(process, text):
+    wait_for(process, lambda: text in process.stdout.readline())
+
+
+def kill_in_turn(launch, run, fields, kills, rng):
+    """Starts a run, kills it, goes on, and so forth; then lets it end.
+
+    In turn: amid a save, at any moment of training, at any moment of a start.
+    """
+    survived = 0
+    for kill in range(kills + 1):
+        begun = (run / "recipe.json").exists()
+        process = launch("train", *(["--resume", run] if begun else ["--run", run]), *fields)
+        if kill == kills:
+            break
+        kind = kill % 5
+        if kind == 4:
+            time.sleep(rng.uniform(0, 8))
+        else:
+            wait_for_line(process, "run folder")
+            for _ in range(rng.randint(0, 4)):
+                wait_for_line(process, "step")
+            if kind % 2:
+                time.sleep(rng.uniform(0, 0.5))
+            else:
+                wait_for(process, lambda: list(run.glob("checkpoints/*/*.unfinished")))
+                time.sleep(rng.uniform(0, 0.15))
+        survived += process.poll() is None
+        process.kill()
+        process.communicate()
+    printed, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, printed
+    return survived
+
+
+def test_a_run_that_is_killed_amid_a_save_goes_on_to_the_same_bits(
+    launch, fields, finished, tmp_path
+):
+    assert kill_in_turn(launch, tmp_path / "run", fields, 1, random.Random(0)) == 1
+    same_run(tmp_path / "run", finished)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_thirty_moments_goes_on_to_the_same_bits(launch, fields, tmp_path):
+    fields = [*fields, "--train.epochs=60"]
+    assert main(["train", "--run", str(tmp_path / "whole"), *fields]) == 0
+    survived = kill_in_turn(launch, tmp_path / "killed", fields, 30, random.Random(30))
+    assert survived >= 24  # the others found the run at its end
+    same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CAMVID.is_dir(), reason="CamVid is not here")
+def test_a_run_on_photographs_that_is_killed_with_its_workers(launch, fields, tmp_path):
+    fields = [
+        *fields,
+        "--data.source=camvid",
+        f"--data.root={CAMVID}",
+        "--data.workers=1",
+        "--augment.crop-size",
+        *("64", "96"),
+        *("--augment.scale", "0.5", "2.0"),
+        "--augment.photometric",
+        "--train.batch-size=60",
+        "--train.eval-batch-size=8",
+        "--train.epochs=2",
+    ]
+    assert main(["train", "--run", str(tmp_path / "whole"), *fields]) == 0
+    assert kill_in_turn(launch, tmp_path / "killed", fields, 4, random.Random(0)) >= 3
+    same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_signal_saves_within_its_grace(launch, fields, tmp_path):
+    """SIGTERM at a moment of its own choosing, then the rest: the run folder is that of a whole run."""
+    fields = [*fields, "--train.epochs=200"]
+    process = launch("train", "--run", tmp_path / "run", *fields)
+    wait_for_line(process, "validation")
+    time.sleep(0.3)
+    sent = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, printed
+    assert time.monotonic() - sent < 10
+    step = RunFolder(tmp_path / "run").last.step
+    assert f"stopped at step {step}, saved; go on with: jaxseg train --resume" in printed

@@ -1,0 +1,40 @@
+"""One device's not-a-number keeps the state of all devices, for every strategy, bit for bit."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg import losses, train
+
+
+@pytest.mark.parametrize("strategy", ["jit", "pmap", "shard_map"])
+def test_an_update_is_skipped_on_all_devices_alike(conv_net, optimizer, strategy):
+    """A pixel of one image is not a number: the other seven devices would have had a good gradient."""
+    parallel = train.Parallel(strategy)
+    model = conv_net()
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(8, 6, 5, 2)).astype(np.float32)
+    batch = {"image": images, "label": rng.integers(0, 3, (8, 6, 5)).astype(np.uint8)}
+    broken = {**batch, "image": images.copy()}
+    broken["image"][5, 0, 0, 0] = np.nan
+    loss_fn = losses.make_loss_fn({"cross_entropy": 1.0})
+    inner = train.make_train_step(model, optimizer, loss_fn, ema_decay=0.9)
+    step = parallel.compile(train.skip_nonfinite(inner), donate=())
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    state = parallel.replicate(train.create_state(variables, optimizer, ema=True))
+    key = parallel.replicate(jax.random.key(1))
+    before, _ = step(state, parallel.shard(batch), key)
+    after, logs = step(before, parallel.shard(broken), key)
+    assert (int(after.step), int(logs["skipped"]), int(logs["skipped_in_row"])) == (2, 1, 1)
+    for name in ("params", "batch_stats", "opt_state", "ema"):
+        chex.assert_trees_all_equal(getattr(after, name), getattr(before, name))
+    for leaf in jax.tree.leaves(after):
+        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(shards) == 8
+        assert all(np.array_equal(shard, shards[0]) for shard in shards)
+    again, logs = step(after, parallel.shard(batch), key)
+    assert (int(logs["skipped"]), int(logs["skipped_in_row"])) == (1, 0)
+    changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), again.params, before.params)
+    assert all(jax.tree.leaves(changed))
