@@ -12,6 +12,7 @@ from jaxseg.cli import assemble
 from jaxseg.cli.progress import console
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
+from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.program import chip_of, forecast, needs
 from jaxseg.train.state import create_state
 from jaxseg.train.step import make_train_step
@@ -33,12 +34,14 @@ def run(recipe: Recipe, topology: str | None) -> None:
     network = assemble.network(recipe.model, facts)
     parallel = assemble.parallel(recipe, None if topology is None else _devices(topology))
     optimizer = assemble.optimizer(recipe, assemble.learning_rate(recipe, 10**6))
-    step = make_train_step(
-        network.model,
-        optimizer,
-        assemble.loss(recipe, facts),
-        preprocess=network.preprocess,
-        **assemble.step_options(recipe),
+    step = skip_nonfinite(
+        make_train_step(
+            network.model,
+            optimizer,
+            assemble.loss(recipe, facts),
+            preprocess=network.preprocess,
+            **assemble.step_options(recipe),
+        )
     )
     ema = recipe.train.ema_decay is not None
     state = jax.eval_shape(
@@ -59,7 +62,7 @@ def run(recipe: Recipe, topology: str | None) -> None:
     said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
     shown = console()
     shown.print(
-        f"{recipe.model.name} with {recipe.model.encoder}, {recipe.train.batch_size} images of {size[0]} x {size[1]} "
+        f"{assemble.title(recipe.model)}, {recipe.train.batch_size} images of {size[0]} x {size[1]} "
         f"on {len(parallel.devices)} devices ({topology or parallel.devices[0].device_kind})"
     )
     limit = "" if topology is None else f", of {_gb(chip_of(topology).memory)}"

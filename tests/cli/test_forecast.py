@@ -41,10 +41,9 @@ def test_a_pod_that_is_not_there():
     script = "import sys; from jaxseg.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", script, "train", "--dry-run", "--topology", "v5e:2x4"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [*command, "--train.batch-size", "8"], capture_output=True, text=True, env=environment
-    )
+    small = ["--data.size", "64", "64", "--train.batch-size", "8"]
+    done = subprocess.run([*command, *small], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert "on 8 devices (v5e:2x4)" in done.stdout
+    assert "unet with resnet18, 8 images of 64 x 64 on 8 devices (v5e:2x4)" in done.stdout
     assert "of 16.000 GB" in done.stdout
     assert "a step takes" in done.stdout

@@ -1,7 +1,6 @@
 """What devices say to each other in a train step, read from the compiled program: on fake CPU devices and for TPUs."""
 
 import math
-from collections import Counter
 
 import flax.linen as nn
 import jax
@@ -16,6 +15,8 @@ from jaxseg.train.program import Collective, Needs, chip_of, collectives, foreca
 from jaxseg.typing import Output
 
 NORMS = 3
+CLASSES = 3
+ROWS = 2 * 34 * 16 * 4  # bytes of two rows of the largest map with its padding; a band holds eight
 
 
 class Net(nn.Module):
@@ -27,11 +28,14 @@ class Net(nn.Module):
         x = ConvNorm(16)(max_pool(x, 3, 2, 1), train=train)
         x = ConvNorm(32)(x, train=train)
         x = jnp.repeat(jnp.repeat(x, 4, 1), 4, 2)
-        return Output(nn.Conv(3, (1, 1))(x))
+        return Output(nn.Conv(CLASSES, (1, 1))(x))
 
 
 def exchanges(devices, images, **options):
-    """The exchanges of a step, and the parameters' shapes."""
+    """The exchanges of a step, and the bytes of its parameters but for the norms' shifts.
+
+    A shift's gradient is a sum that the norm exchanges anyway.
+    """
     shape, optimizer = (images, 64, 64), train.adamw(1e-3)
     batch = {
         "image": jax.ShapeDtypeStruct((*shape, 3), jnp.float32),
@@ -44,91 +48,110 @@ def exchanges(devices, images, **options):
     parallel = train.Parallel("jit", devices, **options)
     key = jax.eval_shape(lambda: jax.random.key(0))
     found = needs(parallel.lower(step, state, batch, key).compile()).exchanges
-    return found, jax.tree.leaves(variables["params"])
+    shifts = [value["norm"]["bias"] for value in variables["params"].values() if "norm" in value]
+    assert len(shifts) == NORMS
+    return found, size(jax.tree.leaves(variables["params"])) - size(shifts)
 
 
-def of_gradients(found):
-    """Those of kernels, and what the compiler put together with them: all in the backward pass, none of a norm's moments."""
-    return [
-        each
-        for each in found
-        if each.kind == "all-reduce" and "transpose(" in each.path and "conv_general" in each.path
-    ]
+def size(arrays):
+    """Bytes of float32 arrays."""
+    return sum(4 * math.prod(array.shape) for array in arrays)
 
 
-def assert_norms_exchange_at_most_twice_each_way(found):
-    reduced = (each for each in found if each.kind == "all-reduce")
-    norms = Counter(each.path for each in reduced if "/norm/" in each.path)
-    forward = sum(count for path, count in norms.items() if "transpose(" not in path)
-    backward = sum(norms.values()) - forward
-    assert 0 < forward <= 2 * NORMS
-    assert 0 < backward <= 2 * NORMS
+def sorted_out(found):
+    """Exchanges by what they are for: kernels' gradients (and what the compiler adds to those), norms, the loss, rows."""
+    sorts = {"gradients": [], "norms": [], "loss": [], "rows": [], "else": []}
+    for each in found:
+        backward = "transpose(" in each.path
+        if each.kind == "collective-permute":
+            sorts["rows"].append(each)
+        elif each.kind == "all-reduce" and backward and "conv_general" in each.path:
+            sorts["gradients"].append(each)
+        elif each.kind == "all-reduce" and "/norm/" in each.path:
+            sorts["norms"].append(each)
+        elif each.kind in ("all-reduce", "all-gather") and "/jvp()/" in each.path:
+            sorts["loss"].append(each)  # outside of the network
+        else:
+            sorts["else"].append(each)
+    return sorts
 
 
-def test_data_parallelism_reduces_all_gradients_at_once_and_sums():
+def assert_norms_exchange_twice_each_way(norms):
+    backward = sum("transpose(" in each.path for each in norms)
+    assert (len(norms) - backward, backward) == (2 * NORMS, 2 * NORMS)
+
+
+def assert_the_loss_exchanges_a_number_a_class(loss, parts):
+    """Sums that keep what rounding loses are no plain sums: those of each image (or of its bands) are gathered."""
+    assert loss
+    assert all(each.bytes <= 4 * parts * CLASSES * each.arrays for each in loss)
+
+
+def assert_rows_travel_both_ways_and_few(rows):
+    assert {"transpose(" in each.path for each in rows} == {True, False}
+    assert max(each.bytes for each in rows) <= ROWS
+
+
+def test_data_parallelism_reduces_all_gradients_at_once():
     found, params = exchanges(jax.devices(), 8)
-    (gradients,) = of_gradients(found)
-    kernels = sum(4 * math.prod(leaf.shape) for leaf in params if len(leaf.shape) == 4)
-    assert kernels <= gradients.bytes <= kernels + 1024  # biases, and what norms learn
-    assert_norms_exchange_at_most_twice_each_way(found)
-    rest = [each for each in found if each is not gradients and "/norm/" not in each.path]
-    assert max(each.bytes for each in rest) <= 256  # sums of the loss and its counts
-    assert {each.kind for each in found} <= {"all-reduce", "all-gather"}
+    sorts = sorted_out(found)
+    (gradients,) = sorts["gradients"]
+    assert gradients.bytes == params
+    assert_norms_exchange_twice_each_way(sorts["norms"])
+    assert_the_loss_exchanges_a_number_a_class(sorts["loss"], 8)
+    assert not sorts["rows"] + sorts["else"]
 
 
 def test_bands_talk_to_their_neighbours():
-    found, _ = exchanges(jax.devices()[:4], 1, bands=4)
-    convolutions = [each for each in found if "ConvNorm" in each.path or "select_and" in each.path]
-    kinds = Counter(each.kind for each in convolutions if each not in of_gradients(found))
-    rows = [each for each in found if each.kind == "collective-permute"]
-    assert rows
-    assert set(kinds) <= {"all-reduce", "collective-permute"}
-    assert all(
-        "/norm/" in each.path or each in of_gradients(found)
-        for each in convolutions
-        if each.kind == "all-reduce"
-    )
-    assert_norms_exchange_at_most_twice_each_way(found)
-    assert "all-to-all" not in {each.kind for each in found}
+    found, params = exchanges(jax.devices()[:4], 1, bands=4)
+    sorts = sorted_out(found)
+    assert_rows_travel_both_ways_and_few(sorts["rows"])
+    (gradients,) = sorts["gradients"]
+    assert gradients.bytes == params
+    assert_norms_exchange_twice_each_way(sorts["norms"])
+    assert_the_loss_exchanges_a_number_a_class(sorts["loss"], 4)
+    assert not sorts["else"]
 
 
 def test_a_cut_state_is_gathered_once():
-    found, params = exchanges(jax.devices()[:4], 4, layout=fully_sharded(minimum=1000))
-    cut = [4 * math.prod(leaf.shape) for leaf in params if math.prod(leaf.shape) >= 1000]
-    gathered = [each.bytes for each in found if each.kind == "all-gather" and each.bytes >= 1000]
-    assert sorted(gathered) == sorted(cut)
-    assert "all-to-all" not in {each.kind for each in found}
+    found, _ = exchanges(jax.devices()[:4], 4, layout=fully_sharded(minimum=1000))
+    gathered = sorted_out(found)["else"]
+    assert {each.kind for each in gathered} == {"all-gather"}
+    kernels = [4 * 3 * 3 * 16 * 16, 4 * 3 * 3 * 16 * 32]  # the others have fewer than 1000 numbers
+    assert sorted(each.bytes for each in gathered) == kernels
 
 
-@pytest.mark.slow
-def test_a_tpu_reduces_all_gradients_at_once():
-    """One exchange of gradients, one of scalars and counts, those of norms, and nothing else; the compiler combines them."""
+@pytest.fixture(scope="module")
+def tpus():
+    """Eight that need not be there."""
     pytest.importorskip("libtpu")
     from jax.experimental import topologies
 
-    devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
-    found, params = exchanges(devices, 8)
-    assert {each.kind for each in found} == {"all-reduce"}
-    assert_norms_exchange_at_most_twice_each_way(found)
-    rest = [each for each in found if "/norm/" not in each.path]
-    (gradients,) = (each for each in rest if "transpose(" in each.path)
-    assert gradients.bytes >= 4 * sum(
-        math.prod(leaf.shape) for leaf in params if len(leaf.shape) > 1
-    )
-    assert len(rest) <= 2
-    assert all(each.bytes <= 4096 for each in rest if each is not gradients)
+    return topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
 
 
 @pytest.mark.slow
-def test_bands_of_tpus_talk_to_their_neighbours():
-    pytest.importorskip("libtpu")
-    from jax.experimental import topologies
+def test_tpus_reduce_all_gradients_at_once(tpus):
+    """One exchange of gradients, two a norm and way, and those of the loss: nothing else."""
+    found, params = exchanges(tpus, 8)
+    sorts = sorted_out(found)
+    (gradients,) = sorts["gradients"]
+    assert gradients.bytes == params
+    assert_norms_exchange_twice_each_way(sorts["norms"])
+    assert_the_loss_exchanges_a_number_a_class(sorts["loss"], 8)
+    assert not sorts["rows"] + sorts["else"]
 
-    devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
-    found, _ = exchanges(devices, 2, bands=4)
-    kinds = {each.kind for each in found if "ConvNorm" in each.path and "/norm/" not in each.path}
-    assert "collective-permute" in kinds
-    assert kinds <= {"all-reduce", "collective-permute"}  # gradients, and rows
+
+@pytest.mark.slow
+def test_bands_of_tpus_talk_to_their_neighbours(tpus):
+    """The compiler reduces gradients within an image's group and between groups, and some of them with a norm's sums."""
+    found, params = exchanges(tpus, 2, bands=4)
+    sorts = sorted_out(found)
+    assert_rows_travel_both_ways_and_few(sorts["rows"])
+    assert_the_loss_exchanges_a_number_a_class(sorts["loss"], 8)
+    assert len(sorts["gradients"]) <= 2
+    assert max(each.bytes for each in sorts["gradients"]) <= params
+    assert not sorts["else"]
 
 
 class TestCollectives:
