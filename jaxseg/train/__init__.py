@@ -7,6 +7,7 @@ from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.layout import by_prefix, fully_sharded
 from jaxseg.train.optimizers import adamw, cosine, freeze, poly, sgd
 from jaxseg.train.parallel import Parallel
+from jaxseg.train.program import forecast, needs
 from jaxseg.train.rates import scale_rates
 from jaxseg.train.remat import keep_products
 from jaxseg.train.state import TrainState, create_state
@@ -21,12 +22,14 @@ __all__ = [
     "by_prefix",
     "cosine",
     "create_state",
+    "forecast",
     "freeze",
     "fully_sharded",
     "initialize",
     "keep_products",
     "make_eval_step",
     "make_train_step",
+    "needs",
     "poly",
     "scale_rates",
     "sgd",
