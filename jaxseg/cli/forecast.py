@@ -90,7 +90,8 @@ def _devices(topology: str) -> Any:
     except Exception as error:  # JAX's own kinds differ with what is missing
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"no TPU compiler for {topology} ({reason}): pip install libtpu, and ask for a shape that the chip has"
+            f"no TPU compiler for {topology} ({reason}): pip install libtpu, ask for a shape that the chip has, and let "
+            "one process at a time use it"
         ) from error
 
 
