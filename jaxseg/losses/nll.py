@@ -15,7 +15,8 @@ from jax import lax
 
 from jaxseg.typing import Array
 
-_FEW = 16  # classes that are summed one by one: three maps [...] fewer in memory
+_FEW = 8  # classes up to which each has a map [...] of its own, and all of the loss is one pass over the pixels
+_SOME = 15  # classes up to which they are summed one by one: three maps [...] fewer in memory
 
 
 def widen(x: Array) -> Array:
@@ -37,8 +38,10 @@ def nll_of_labels(logits: Array, labels: Array, valid: Array) -> Array:
     >>> nll_of_labels(jnp.zeros((1, 3)), jnp.array([1]), jnp.array([True])).round(2)
     Array([1.1], dtype=float32)
     """
-    if logits.shape[-1] > 2:
+    if logits.shape[-1] > _FEW:
         return _nll_of_labels(logits, labels, valid)
+    if logits.shape[-1] > 2:
+        return jax.checkpoint(_few_nll)(logits, labels[..., None], valid[..., None])[..., 0]
     rise = _rise(logits, valid)
     return jnp.where(valid, softplus(jnp.where(labels == 1, -rise, rise)), 0)
 
@@ -58,8 +61,10 @@ def nll_of_distribution(logits: Array, target: Array, valid: Array) -> Array:
     Array([0.69], dtype=float32)
     """
     target = lax.stop_gradient(jnp.broadcast_to(target, logits.shape))
-    if logits.shape[-1] > 2:
+    if logits.shape[-1] > _FEW:
         return _nll_of_distribution(logits, target, valid)
+    if logits.shape[-1] > 2:
+        return jax.checkpoint(_few_nll)(logits, target, valid[..., None])[..., 0]
     rise = _rise(logits, valid)
     loss = target[..., 0] * softplus(rise) + target[..., 1] * softplus(-rise)
     return jnp.where(valid, loss, 0)
@@ -92,7 +97,50 @@ def power(base: Array, exponent: float) -> Array:
 
 def _rise(logits: Array, valid: Array) -> Array:
     """The second logit above the first: a softmax of two is the sigmoid of it."""
-    return jnp.where(valid, widen(logits[..., 1]) - widen(logits[..., 0]), 0)
+    first, second = _apart(logits)
+    return jnp.where(valid, (second - first)[..., 0], 0)
+
+
+def _apart(logits: Array) -> list[Array]:
+    """The logits of each class, `[...]` each."""
+    return lax.split(widen(logits), (1,) * logits.shape[-1], axis=-1)
+
+
+@jax.custom_jvp
+def _few_nll(logits: Array, target: Array, valid: Array) -> Array:
+    classes, shares = _apart(logits), _shares(target, logits)
+    top, total = _few_sums(classes)
+    return _few_value(classes, shares, top, total, valid)
+
+
+@_few_nll.defjvp
+def _few_nll_jvp(primals, tangents):
+    logits, target, valid = primals
+    classes, shares = _apart(logits), _shares(target, logits)
+    top, total = _few_sums(classes)
+    whole = functools.reduce(jnp.add, shares)
+    rate = [
+        jnp.where(valid, whole * (jnp.exp(z - top) / total) - share, 0) * tangent
+        for z, share, tangent in zip(classes, shares, _apart(tangents[0]), strict=True)
+    ]
+    return _few_value(classes, shares, top, total, valid), functools.reduce(jnp.add, rate)
+
+
+def _shares(target: Array, logits: Array) -> list[Array]:
+    if target.shape == logits.shape:
+        return _apart(target)
+    return [widen((target == c).astype(logits.dtype)) for c in range(logits.shape[-1])]
+
+
+def _few_sums(classes):
+    top = functools.reduce(jnp.maximum, classes)
+    return top, functools.reduce(jnp.add, [jnp.exp(z - top) for z in classes])
+
+
+def _few_value(classes, shares, top, total, valid):
+    terms = [jnp.where(share == 0, 0, share * (top - z)) for z, share in zip(classes, shares, strict=True)]
+    below = functools.reduce(jnp.add, terms)
+    return jnp.where(valid, functools.reduce(jnp.add, shares) * jnp.log(total) + below, 0)
 
 
 @jax.custom_jvp
@@ -151,8 +199,8 @@ def _target_sums(logits: Array, target: Array) -> tuple[Array, Array, Array]:
 
 def _sums(logits: Array, others: Array) -> tuple[Array, Array, Array]:
     """The largest logit, the sum of exponentials of all logits below it, and the sum of others."""
-    if logits.shape[-1] <= _FEW:
-        classes = [widen(logits[..., c]) for c in range(logits.shape[-1])]
+    if logits.shape[-1] <= _SOME:
+        classes = [widen(logits)[..., c] for c in range(logits.shape[-1])]
         top = functools.reduce(jnp.maximum, classes)
         total = functools.reduce(jnp.add, [jnp.exp(z - top) for z in classes])
         other = functools.reduce(jnp.add, [others[..., c] for c in range(logits.shape[-1])])
