@@ -104,7 +104,7 @@ def _rise(logits: Array, valid: Array) -> Array:
 
 def _apart(logits: Array) -> list[Array]:
     """`[..., 1]` of each class; transposed, one concatenation, which XLA fuses with all that computes its parts."""
-    return lax.split(widen(logits), (1,) * logits.shape[-1], axis=-1)
+    return list(lax.split(widen(logits), (1,) * logits.shape[-1], axis=-1))
 
 
 @jax.custom_jvp
