@@ -4,7 +4,7 @@ What needs more than JAX, Flax and optax is imported by its own name: `jaxseg.tr
 """
 
 from jaxseg.train.finite import skip_nonfinite
-from jaxseg.train.layout import by_prefix, fully_sharded, whole
+from jaxseg.train.layout import by_prefix, fully_sharded
 from jaxseg.train.optimizers import adamw, cosine, freeze, poly, sgd
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.rates import scale_rates
@@ -31,5 +31,4 @@ __all__ = [
     "scale_rates",
     "sgd",
     "skip_nonfinite",
-    "whole",
 ]
