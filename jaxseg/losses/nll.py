@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxseg.typing import Array
 
-_FEW = 16  # bytes of a pixel's logits up to which no map [...] is kept: it would be a large part of them
+_FEW = 12  # bytes of a pixel's logits up to which no map [...] is kept: it would be a large part of them
 _SOME = 15  # classes up to which they are summed one by one: three maps [...] fewer in memory
 
 
