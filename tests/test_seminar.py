@@ -47,7 +47,10 @@ def test_the_tables_show_what_was_measured(experiment):
     rare, borders = experiment("rare"), experiment("borders")
     assert rare.table(result["losses"]) in page
     assert borders.table(result["borders"]) in page
-    assert f"{result['losses']['longer']['iou']:.2f}" in page
+    longer, wider = (result["losses"][name] for name in ("longer", "wider"))
+    scores = f"IoU is {longer['iou']:.2f}, at the chosen threshold {longer['iou_at_threshold']:.2f}"
+    assert scores in " ".join(page.split())
+    assert f"one training of 300 steps reaches {wider['iou']:.2f} at one half" in page
     # What the text says of them: under 1 % of the pixels, and who wins.
     assert 0 < max(result["losses"]["share"]) < 0.01
     runs = result["losses"]["runs"]

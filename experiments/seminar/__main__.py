@@ -39,8 +39,6 @@ class Arguments:
     """Steps of each training on the rare class."""
     rare_images: tuple[int, int, int] = (2400, 600, 1000)
     """Images that are drawn for training, validation and test."""
-    rare_channels: tuple[int, ...] = (48, 32, 16, 8)
-    """Channels of the steps of the U-Net's decoder there, coarse to fine."""
     seeds: int = 3
     """Trainings of each loss."""
     border_steps: int = 240
@@ -58,9 +56,7 @@ def main(arguments: Arguments) -> None:
     if arguments.trainings == "no":
         return
     began = time.perf_counter()
-    losses = rare.measure(
-        arguments.rare_steps, arguments.seeds, arguments.rare_images, arguments.rare_channels
-    )
+    losses = rare.measure(arguments.rare_steps, arguments.seeds, arguments.rare_images)
     rare.draw_curves(losses, arguments.out)
     networks, predictions = borders.measure(arguments.border_steps, arguments.border_images)
     borders.draw_borders(predictions, arguments.border_images[1], arguments.rows, arguments.out)
@@ -68,6 +64,10 @@ def main(arguments: Arguments) -> None:
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     arguments.results.write_text(json.dumps(result) + "\n")
     print(rare.table(losses), borders.table(networks), sep="\n\n")
+    for name in ("longer", "wider"):
+        run = losses[name]
+        scores = f"{run['iou']:.2f}, threshold chosen {run['iou_at_threshold']:.2f}"
+        print(f"cross-entropy, {name}: IoU {scores}")
     print(f"{time.perf_counter() - began:.0f} s for the trainings")
 
 

@@ -15,6 +15,8 @@ from training import Arrays, Trainer, draw, small_encoder
 from jaxseg import metrics, models
 
 SIZE, CAP = 48, 0.06
+CHANNELS, WIDER = (48, 32, 16, 8), (48, 32, 16, 16)
+"""Channels of the steps of the U-Net's decoder, coarse to fine, and with more room before the logits."""
 BARS = (0, 0, 0, 0, 0, 0, 1)
 LOSSES = {"cross_entropy": style.BLUE, "jaccard": style.RED, "dice": style.GREEN}
 NAMES = {"cross_entropy": "cross-entropy", "jaccard": "Jaccard loss", "dice": "Dice loss"}
@@ -68,10 +70,13 @@ def one(
     return run | {"curve": curve, "iou_by_threshold": [round(float(x), 4) for x in iou[::8]]}
 
 
-def measure(
-    steps: int, seeds: int, lengths: tuple[int, int, int], channels: tuple[int, ...]
-) -> dict[str, Any]:
-    """Trains with every loss from every seed, and once with the cross-entropy for three times as long."""
+def network(channels: tuple[int, ...]) -> models.SegmentationModel:
+    """The small U-Net with one logit."""
+    return models.unet(num_classes=1, encoder=small_encoder(4), channels=channels)
+
+
+def measure(steps: int, seeds: int, lengths: tuple[int, int, int]) -> dict[str, Any]:
+    """Trains with every loss from every seed; with the cross-entropy once for three times as long, and once wider."""
     parts = tuple(rare(length, seed) for seed, length in enumerate(lengths))
     result: dict[str, Any] = {
         "steps": steps,
@@ -80,7 +85,7 @@ def measure(
         "images_with_a_bar": [float(labels.any((1, 2)).mean()) for _, labels in parts],
     }
     print(result, flush=True)
-    model = models.unet(num_classes=1, encoder=small_encoder(4), channels=channels)
+    model = network(CHANNELS)
     trainers = {loss: Trainer(model, loss, steps) for loss in LOSSES}
     result["runs"] = [
         one(trainer, loss, seed, parts)
@@ -89,6 +94,8 @@ def measure(
     ]
     patient = Trainer(model, "cross_entropy", 3 * steps)
     result["longer"] = one(patient, "cross_entropy", 0, parts)
+    roomy = Trainer(network(WIDER), "cross_entropy", steps)
+    result["wider"] = one(roomy, "cross_entropy", 0, parts)
     return result
 
 

@@ -1,16 +1,14 @@
 """`jaxseg COMMAND ...`: finds the command's file and turns what a user can mend into exit code 2."""
 
-import contextlib
 import errno
-import hashlib
 import importlib
 import logging
 import os
-import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from jaxseg import __version__, errors
+from jaxseg.cli import compiled
 
 COMMANDS = {
     "train": "train a model: [RECIPE.py] [--resume RUN] [--field value ...]",
@@ -40,41 +38,8 @@ def program() -> None:
     if sys.platform == "linux" and tunables not in os.environ:
         environment = os.environ | {tunables: "glibc.malloc.hugetlb=1"}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
-    settings = cache_settings(os.environ)
-    with contextlib.suppress(OSError):  # no home, or a full one: then every run compiles
-        os.makedirs(settings["JAX_COMPILATION_CACHE_DIR"], exist_ok=True)
-        for name, value in settings.items():
-            os.environ.setdefault(name, value)  # JAX reads them when it is imported
+    compiled.keep()
     sys.exit(main())
-
-
-def cache_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """JAX's settings for compiled programs that later runs load instead of compiling again.
-
-    They lie in the user's cache folder, 2 GiB at most, apart for each kind of processor: home folders are shared by
-    unlike machines, and a program for one does not run on the other.
-
-    >>> settings = cache_settings({"XDG_CACHE_HOME": "/cache"})
-    >>> settings["JAX_COMPILATION_CACHE_DIR"].startswith("/cache/jaxseg/xla-")
-    True
-    """
-    caches = environment.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    kind = hashlib.sha256(_processor().encode()).hexdigest()[:12]
-    return {
-        "JAX_COMPILATION_CACHE_DIR": os.path.join(caches, "jaxseg", f"xla-{kind}"),
-        "JAX_COMPILATION_CACHE_MAX_SIZE": str(2 * 2**30),
-    }
-
-
-def _processor() -> str:
-    """What tells processors apart: their kind, and on Linux their instructions."""
-    text = platform.machine() + platform.processor()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            flags = [line for line in file if line.startswith(("flags", "Features"))]
-    except OSError:
-        return text
-    return text + "".join(flags[:1])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -98,8 +98,9 @@ def lovasz_hinge_loss(
     Array(0.5, dtype=float32)
 
     References:
-        Yu and Blaschko, Learning Submodular Losses with the Lovasz Hinge, 2015, https://arxiv.org/abs/1512.07797; Berman et
-        al. (see `lovasz_softmax_loss`). segmentation_models.pytorch sorts the errors of all multilabel classes together.
+        Yu and Blaschko, The Lovasz Hinge: A Novel Convex Surrogate for Submodular Losses, 2015,
+        https://arxiv.org/abs/1512.07797; Berman et al. (see `lovasz_softmax_loss`). segmentation_models.pytorch sorts the
+        errors of all multilabel classes together.
     """
     shares = read_shares(logits, labels, ignore_index)
     errors = jax.nn.relu(1 - shares.logits * (2 * shares.truth - 1))

@@ -2,11 +2,12 @@
 
 from jaxseg.metrics.agreement import cohen_kappa, matthews_correlation
 from jaxseg.metrics.boundary import boundary_f_score, boundary_iou
-from jaxseg.metrics.calibration import (
-    Calibration,
+from jaxseg.metrics.calibration import Calibration
+from jaxseg.metrics.calibration_scores import (
     Reliability,
     brier_per_class,
     brier_score,
+    ece_per_class,
     expected_calibration_error,
     negative_log_likelihood,
     nll_per_class,
@@ -81,6 +82,7 @@ __all__ = [
     "class_means",
     "cohen_kappa",
     "dice",
+    "ece_per_class",
     "expected_calibration_error",
     "f_beta",
     "foreground",

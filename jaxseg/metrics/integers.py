@@ -76,6 +76,11 @@ def sum_over_devices(counts: Array) -> Limbs:
     return carry(jnp.stack([first, (low >> BITS) + (high >> 8), jnp.zeros_like(low)], axis=-1))
 
 
+def total_over_devices(limbs: Limbs) -> Limbs:
+    """The sum over devices of numbers that are whole on each; of up to 2**20 devices."""
+    return _join(_normal(collective.psum(digits(limbs))))
+
+
 def carry(limbs: Limbs) -> Limbs:
     """Limbs below 2**24 again, the last excepted, of the same sum."""
     low, middle, high = limbs[..., 0], limbs[..., 1], limbs[..., 2]

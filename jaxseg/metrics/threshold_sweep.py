@@ -293,7 +293,8 @@ def best_threshold(score: ScoreFn, sweep: ThresholdSweep) -> BestThreshold:
     [[0.25], [1.0]]
 
     References:
-        Lipton, Elkan and Naryanaswamy, Thresholding Classifiers to Maximize F1 Score, 2014, https://arxiv.org/abs/1402.1892
+        Lipton, Elkan and Narayanaswamy, Thresholding Classifiers to Maximize F1 Score, 2014,
+        https://arxiv.org/abs/1402.1892
     """
     values = score(sweep.outcomes())
     xp = integers.namespace(values)

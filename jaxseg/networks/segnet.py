@@ -19,7 +19,8 @@ class SegNet(nn.Module):
     each pooled number. The stages of the decoder have the channels of the encoder's, in reverse;
     the last convolution gives the logits. Odd sizes are pooled and unpooled as if they had one row
     or column more, which is then cut off. In bfloat16 some maxima that were nearly equal are equal,
-    and the first of them wins: a few values go to a neighbouring pixel.
+    and the first of them wins: a few values go to a neighbouring pixel. An encoder that stays in
+    float32 (`encoder_options={"dtype": "float32"}` by name) keeps their places.
 
     Attributes:
         encoder: A VGG of depth 5 and output stride 32.

@@ -82,7 +82,8 @@ class PlainUNet(nn.Module):
         """Maps `[N, H, W, C]` to logits `[N, H - lost, W - lost, num_classes]`.
 
         Raises:
-            InputError: A size for which a pool does not come out even, or too small a one.
+            InputError: A size for which a pool does not come out even, or too small a one; channels
+                that the parameters were not made for.
         """
         self._check(images)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -104,6 +105,13 @@ class PlainUNet(nn.Module):
         return nn.Conv(self.num_classes, (1, 1), kernel_init=he, name="head", **types)(x)
 
     def _check(self, images: Array) -> None:
+        made = self.get_variable("params", "contract0")
+        channels = made and made["conv1"]["kernel"].shape[2]
+        if made and images.shape[-1] != channels:
+            raise InputError(
+                f"images have {images.shape[-1]} channels, but the parameters were made for "
+                f"{channels}: give such images, or make the parameters with ones like these"
+            )
         for length in images.shape[1:3]:
             right = self.input_size(max(1, length - self.lost))
             if length != right:
@@ -186,7 +194,8 @@ class OriginalUNet(nn.Module):
             Logits at the images' size, in float32 or wider.
 
         Raises:
-            InputError: If images are of integer type or do not have four axes.
+            InputError: If images are of integer type, or do not have four axes and the channels
+                that the parameters were made for.
         """
         images = checked(images)
         height, width = images.shape[1:3]

@@ -1,5 +1,6 @@
 """Steps that pass over an update which would leave the finite numbers, counted and the same on every device."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,7 @@ def skip_nonfinite(step: Step) -> Step:
     (2.0, 4, 2, 0)
     """
 
+    @functools.wraps(step)
     def guarded(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, dict[str, Array]]:
         new, logs = step(state, batch, key)
         checked = (logs["loss"], logs["gradient_norm"], new.params, new.batch_stats)

@@ -65,12 +65,18 @@ def fields(tiny_encoder):
 
 
 @pytest.fixture(scope="session")
-def launch(tiny_encoder):
-    """Starts `jaxseg` as a process of its own; what is left of it at the end is killed."""
+def launch(tiny_encoder, tmp_path_factory):
+    """Starts `jaxseg` as a process of its own; what is left of it at the end is killed.
+
+    Such processes share no compiled programs with the tests': a kill leaves torn ones.
+    """
     import jaxseg_tests_tiny
 
     modules = [os.path.dirname(jaxseg_tests_tiny.__file__), os.getcwd()]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(modules)}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(modules),
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+    }
     program = "import sys; from jaxseg.cli.main import main; sys.exit(main())"
     started = []
 

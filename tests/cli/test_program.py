@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from jaxseg.cli import main
+from jaxseg.cli import compiled
 from jaxseg.train.log import read_rows
 
 PROGRAM = [sys.executable, "-c", "from jaxseg.cli.main import program; program()"]
 
 
-def run(arguments, cache, encoder=None):
+def run(arguments, cache):
     """The program in a process, with its compiled programs under `cache`."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
     environment |= {
@@ -30,11 +30,11 @@ def run(arguments, cache, encoder=None):
 
 
 def test_each_kind_of_processor_has_a_folder_of_its_own(monkeypatch):
-    here = main.cache_settings({"XDG_CACHE_HOME": "/cache"})
-    assert main.cache_settings({"XDG_CACHE_HOME": "/cache"}) == here
-    monkeypatch.setattr(main, "_processor", lambda: "another")
-    assert main.cache_settings({"XDG_CACHE_HOME": "/cache"}) != here
-    at_home = main.cache_settings({})["JAX_COMPILATION_CACHE_DIR"]
+    here = compiled.settings({"XDG_CACHE_HOME": "/cache"})
+    assert compiled.settings({"XDG_CACHE_HOME": "/cache"}) == here
+    monkeypatch.setattr(compiled, "_processor", lambda: "another")
+    assert compiled.settings({"XDG_CACHE_HOME": "/cache"}) != here
+    at_home = compiled.settings({})["JAX_COMPILATION_CACHE_DIR"]
     assert at_home.startswith(str(Path.home() / ".cache" / "jaxseg"))
 
 
@@ -43,15 +43,23 @@ def test_without_a_folder_for_it_the_program_runs_all_the_same(tmp_path):
     assert "jaxseg" in run(["--version"], tmp_path / "file").stdout
 
 
+def test_what_a_kill_left_torn_is_dropped(tmp_path):
+    for name in ("whole-cache", "whole-atime", "torn-cache"):
+        (tmp_path / name).write_bytes(b"program")
+    compiled.drop_torn(tmp_path)
+    left = {path.name for path in tmp_path.iterdir() if path.name != ".lockfile"}
+    assert left == {"whole-cache", "whole-atime"}
+
+
 @pytest.mark.slow
 def test_a_second_run_loads_what_the_first_compiled(fields, tmp_path):
     found = []
     for name in ("first", "second"):
         run(["train", "--run", str(tmp_path / name), *fields], tmp_path / "cache")
         found.append({path.name for path in (tmp_path / "cache").rglob("*-cache")})
-    compiled, later = found
-    assert any("train_step" in name for name in compiled)
-    assert later == compiled
+    first, second = found
+    assert any("train_step" in name for name in first)
+    assert second == first
 
     def rows(name):
         return [row["loss"] for row in read_rows(tmp_path / name)]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from jaxseg import losses, metrics
 from jaxseg.errors import InputError
-from jaxseg.metrics import Calibration
+from jaxseg.metrics import Calibration, integers, probability_sums
+from jaxseg.metrics.histogram import bin_of
 
 SHAPE = (2, 9, 7)
 
@@ -43,12 +44,19 @@ def directly(logits, labels, bins):
         error += abs(right[inside].sum() - confidence[inside].sum())
     brier = ((p - np.eye(p.shape[-1])[y]) ** 2).sum(-1)
     nll = -log_p[rows, y]
+    per_class = []
+    for c in range(p.shape[-1]):
+        of_class, is_class = p[:, c], y == c
+        place = np.minimum((of_class * bins).astype(int), bins - 1)
+        gaps = [(is_class[place == b] - of_class[place == b]).sum() for b in range(bins)]
+        per_class.append(np.abs(gaps).sum() / len(y) if is_class.any() else np.nan)
     each = [
         [x[y == c].mean() if (y == c).any() else np.nan for c in range(p.shape[-1])]
         for x in (brier, nll)
     ]
     return {
         "expected_calibration_error": error / len(y),
+        "ece_per_class": per_class,
         "brier_score": brier.mean(),
         "negative_log_likelihood": nll.mean(),
         "brier_per_class": each[0],
@@ -66,6 +74,70 @@ def test_every_quantity_is_that_of_the_pixels(num_classes, bins):
         np.testing.assert_allclose(score(sums), expected, rtol=0, atol=1e-6, err_msg=name)
         host = score(jax.device_get(sums))
         np.testing.assert_allclose(host, expected, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_a_class_without_truth_has_no_calibration_error():
+    """However sure the network is of it; the other classes' errors are over all pixels, its own included."""
+    logits, labels = drawn(4)
+    labels[labels == 2] = 0
+    logits[..., 2] += 2
+    sums = update()(Calibration.zero(4), logits, labels)
+    found = np.asarray(metrics.ece_per_class(sums))
+    assert np.isnan(found).tolist() == [False, False, True, False]
+    np.testing.assert_allclose(found, directly(logits, labels, 15)["ece_per_class"], atol=1e-6)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_pixel_is_as_wrong_as_its_probability_is_far_from_its_truth(label):
+    labels = np.full((1, 1, 1), label, np.uint8)
+    sums = update()(Calibration.zero(2), np.log([[[[0.9, 0.1]]]]).astype(np.float32), labels)
+    expected = [0.1, np.nan] if label == 0 else [np.nan, 0.9]
+    np.testing.assert_allclose(metrics.ece_per_class(sums), expected, atol=1e-6)
+
+
+def test_gaps_of_opposite_sign_in_one_bin_cancel_and_in_two_do_not():
+    probabilities = np.array([0.55, 0.65, 0.55, 0.65]).reshape(1, 1, 4)
+    logits = np.log(np.stack([1 - probabilities, probabilities], -1)).astype(np.float32)
+    labels = np.array([1, 0, 1, 1], np.uint8).reshape(1, 1, 4)
+    for bins, expected in ((1, 0.15), (10, (0.9 + 0.3) / 4)):
+        sums = update()(Calibration.zero(2, bins=bins), logits, labels)
+        np.testing.assert_allclose(metrics.ece_per_class(sums)[1], expected, atol=1e-6)
+
+
+def test_the_bins_of_a_class_hold_every_pixel_once():
+    logits, labels = drawn(5)
+    sums = update()(Calibration.zero(5), logits, labels)
+    np.testing.assert_array_equal(integers.total(sums.class_truth, -1), sums.pixels)
+    total = integers.to_float(integers.total(integers.total(sums.class_probability, -1), -1))
+    assert float(total) / 2**24 == pytest.approx((labels != 255).sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 9, 7), (3, 16, 8), (2, 130, 101), (0, 4, 4)])
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_every_way_to_sum_probabilities_gives_the_same_whole_numbers(num_classes, shape):
+    """Chunk by chunk, image by image and as masks; many blocks are full of probabilities of 1."""
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet([0.05] * num_classes, shape).astype(np.float32)
+    valid = rng.random(shape) < 0.8
+    if shape[0] > 1:
+        p[1], valid[1] = np.eye(num_classes)[0], True
+    p[~valid] = np.nan
+    place = np.asarray(bin_of(jnp.asarray(p), 15))
+    multiples = np.round(np.where(np.isnan(p), 0, p) * 2.0**24).astype(np.int64)
+    expected = np.zeros((num_classes, 15), np.int64)
+    for c in range(num_classes):
+        np.add.at(expected[c], place[..., c][valid], multiples[..., c][valid])
+    images = probability_sums.sums_by_image
+    ways = (
+        probability_sums.sums_in_chunks,
+        functools.partial(images, tables=probability_sums.added),
+        functools.partial(images, tables=probability_sums.masked),
+    )
+    for way in ways:
+        found = jax.jit(functools.partial(way, bins=15))(p, valid)
+        np.testing.assert_array_equal(integers.to_numpy(found), expected)
+    found = jax.jit(probability_sums.sums_by_bin, static_argnums=2)(p, valid, 15)
+    np.testing.assert_array_equal(integers.to_numpy(found), expected)
 
 
 def test_the_reliability_diagram():
@@ -179,6 +251,8 @@ def test_short_floats_are_widened():
     full = update()(Calibration.zero(3), logits.astype(jnp.float32), labels)
     for a, b in zip(jax.tree.leaves(short), jax.tree.leaves(full), strict=True):
         np.testing.assert_array_equal(a, b)
+    expected = directly(np.asarray(logits.astype(jnp.float32)), labels, 15)["ece_per_class"]
+    np.testing.assert_allclose(metrics.ece_per_class(short), expected, rtol=0, atol=1e-6)
 
 
 def test_without_pixels_there_is_no_score():

@@ -193,6 +193,28 @@ def test_the_calibration_error_is_torchmetrics(torch, classification, num_classe
     close(metrics.expected_calibration_error(sums), theirs)
 
 
+@pytest.mark.parametrize("bins", [10, 15])
+@pytest.mark.parametrize("num_classes", [1, 2, 5])
+def test_the_calibration_error_of_a_class_is_torchmetrics_of_it_against_the_others(
+    torch, classification, num_classes, bins
+):
+    labels, logits, probabilities = drawn(num_classes)
+    sums = calibration_update()(Calibration.zero(num_classes, bins=bins), labels, logits)
+    if num_classes == 1:
+        probabilities = np.concatenate([1 - probabilities, probabilities], -1)
+    theirs = [
+        classification.binary_calibration_error(
+            torch.from_numpy(probabilities[..., c].copy()),
+            torch.from_numpy(np.where(labels == 255, 255, labels == c)),
+            n_bins=bins,
+            norm="l1",
+            ignore_index=255,
+        )
+        for c in range(probabilities.shape[-1])
+    ]
+    close(metrics.ece_per_class(sums), theirs)
+
+
 def test_binary_calibration_error_is_where_torchmetrics_differs(torch, classification):
     """It bins the probability of class 1; the confidence in the predicted class is what its multiclass form bins."""
     labels, logits, probabilities = drawn(1)

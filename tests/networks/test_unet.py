@@ -85,6 +85,14 @@ def test_the_message_names_the_size_of_the_paper():
         shapes(PlainUNet(2), 1, 570, 572, 1)
 
 
+@pytest.mark.parametrize("make", [original_unet, original_unet_padded])
+def test_channels_that_the_parameters_were_not_made_for_are_named(make):
+    model = make(num_classes=2, channels=SMALL)
+    _, variables = shapes(model, 1, 16, 16, 3)
+    with pytest.raises(InputError, match=r"images have 4 channels, .* were made for 3"):
+        jax.eval_shape(model.apply, variables, jnp.zeros((1, 16, 16, 4)))
+
+
 @pytest.mark.parametrize("padding", [0, 1])
 @pytest.mark.parametrize("size", [(16, 24), (9, 30), (1, 5)])
 def test_logits_are_those_of_the_mirrored_image(padding, size):
