@@ -7,114 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-import jaxseg
-from jaxseg import encoders, models
-from jaxseg.decoders import FPN
-from jaxseg.errors import InputError
-from jaxseg.nn import MERGES, UPSAMPLINGS, Head
-
-VGG_DENSE = 14_723_136 + (7 * 7 * 512 + 1) * 4096 + (4096 + 1) * 4096
-NETWORKS = {  # parameters with ResNet-34 (those on a VGG: VGG-16) and one class; those of U-Net and FPN are smp's
-    "fcn_32s": 21_284_672 + 512 + 1,
-    "fcn_16s": 21_284_672 + 512 + 256 + 2 + 16,
-    "fcn_8s": 21_284_672 + 512 + 256 + 128 + 3 + 32,
-    "fcn_vgg_32s": VGG_DENSE + 4096 + 1,
-    "fcn_vgg_16s": VGG_DENSE + 4096 + 512 + 2 + 16,
-    "fcn_vgg_8s": VGG_DENSE + 4096 + 512 + 256 + 3 + 32,
-    "fcn_vgg_8s_at_once": VGG_DENSE + 4096 + 512 + 256 + 3 + 32,
-    "fcn": 21_284_672 + (9 * 512 + 2 + 1) * 128 + (9 * 256 + 2 + 1) * 64 + 2,
-    "unet": 24_436_369,
-    "fpn": 23_155_393,
-    "multiscale_fpn": 21_284_672 + 4 * (9 * 256 + 1) * 256 + (960 + 4) * 256 + 590_080 + 257,
-    "segnet": 29_443_585,
-    "original_unet": 31_031_745,
-    "original_unet_padded": 31_031_745,
-}
-SLOW = (
-    *("fcn_32s", "fcn_16s", "fcn_vgg_32s", "fcn_vgg_16s", "fcn_vgg_8s_at_once"),
-    *("multiscale_fpn", "original_unet_padded"),
+from zoo import (
+    CLASSES,
+    NETWORKS,
+    ON_ANY_ENCODER,
+    ON_VGG,
+    SIZE,
+    SLOW,
+    OwnEncoder,
+    create,
+    fast_jit,
+    random_variables,
+    shapes,
+    small_model,
 )
-"""Those that are run by `-m slow` alone: they are made of what others are made of."""
-ON_VGG = ("fcn_vgg_32s", "fcn_vgg_16s", "fcn_vgg_8s", "fcn_vgg_8s_at_once", "segnet")
-NARROW = {name: {"fc_features": 32} for name in ON_VGG if name.startswith("fcn")}
-WITHOUT_ENCODER = {  # and the options that make them small
-    "original_unet": {"channels": (6, 8, 12)},
-    "original_unet_padded": {"channels": (6, 8, 12, 16)},
-}
-ON_ANY_ENCODER = tuple(n for n in NETWORKS if n not in (*ON_VGG, *WITHOUT_ENCODER))
-SIZE = (33, 47)
-CLASSES = 3
 
-
-class OwnEncoder(nn.Module):
-    """What a user might write: it starts at stride 4, and its numbers of channels are its own."""
-
-    @property
-    def strides(self):
-        return 4, 8, 16, 32
-
-    @property
-    def channels(self):
-        return 6, 10, 12, 20
-
-    @nn.compact
-    def __call__(self, images, *, train=False):
-        features = []
-        for i, channels in enumerate(self.channels):
-            stride = 4 if i == 0 else 2
-            images = nn.Conv(channels, (3, 3), strides=stride, padding=1)(images)
-            features.append(images)
-        return tuple(features)
-
-
-def create(name, encoder=None, num_classes=CLASSES, **options):
-    if name in WITHOUT_ENCODER:
-        return jaxseg.create(name, num_classes=num_classes, **options)
-    encoder = encoder or ("vgg11_bn" if name in ON_VGG else "resnet18")
-    return jaxseg.create(name, encoder=encoder, num_classes=num_classes, **options)
-
-
-def shapes(model, images=(1, *SIZE, 3), **options):
-    """The output's and the variables' shapes."""
-    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    return jax.eval_shape(lambda x: model.init_with_output(rngs, x, **options), jnp.zeros(images))
-
-
-def random_variables(template, seed=0):
-    """Values that keep activations near one and leave no leaf at zero."""
-    rng = np.random.default_rng(seed)
-
-    def fill(path, x):
-        if len(x.shape) > 1:
-            values = rng.normal(0, np.sqrt(2 / np.prod(x.shape[:-1])), x.shape)
-        elif path[-1].key in ("scale", "var"):
-            values = rng.uniform(0.3, 1.0, x.shape)
-        else:
-            values = rng.normal(0, 0.1, x.shape)
-        return jnp.asarray(values, x.dtype)
-
-    return jax.tree_util.tree_map_with_path(fill, template)
-
-
-def fast_jit(function):
-    """Small shapes run once: what counts is the time to compile."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def small(name="unet", **fields):
-    """The smallest encoder that the network stands on."""
-    if name in ON_VGG:
-        return encoders.VGG((1, 1, 1, 1, 1), True, (8, 12, 16, 20, 24), **fields)
-    return encoders.ResNet((1, 1, 1, 1), **fields)
-
-
-def small_model(name, num_classes=CLASSES, **fields):
-    """The network on its smallest encoder, or small by itself."""
-    if name in WITHOUT_ENCODER:
-        fields.pop("in_channels", None)  # they take what comes
-        return create(name, None, num_classes, **WITHOUT_ENCODER[name], **fields)
-    return create(name, small(name, **fields), num_classes, **NARROW.get(name, {}))
+from jaxseg import models
+from jaxseg.decoders import FPN
+from jaxseg.nn import MERGES, UPSAMPLINGS
 
 
 class Subject:
@@ -375,127 +285,3 @@ def test_every_scale_of_the_pyramid_can_be_supervised():
     assert shapes(create("multiscale_fpn"))[0].aux_logits == ()
     three = create("multiscale_fpn", encoder_options={"depth": 3}, supervise_scales=True)
     assert len(shapes(three)[0].aux_logits) == 3
-
-
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, "bfloat16"])
-def test_types_of_the_whole_model(dtype):
-    by_option = create("unet", dtype=dtype)
-    assert by_option.encoder.dtype == by_option.decoder.dtype == by_option.head.dtype == dtype
-    by_encoder = create("unet", encoder_options={"dtype": dtype})
-    assert by_option == by_encoder
-    output, variables = shapes(by_option)
-    assert output.logits.dtype == jnp.float32
-    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
-    mixed = create("unet", small(), dtype=dtype)
-    assert shapes(mixed)[0].logits.dtype == jnp.float32
-    assert mixed.encoder.dtype is None
-
-
-def test_float64():
-    with jax.enable_x64(True):
-        model = create("unet", small(dtype=jnp.float64, param_dtype=jnp.float64))
-        output, variables = jax.eval_shape(
-            lambda x: model.init_with_output(jax.random.key(0), x),
-            jnp.zeros((1, 8, 8, 3), jnp.float64),
-        )
-        assert output.logits.dtype == jnp.float64
-        assert variables["params"]["head"]["conv"]["kernel"].dtype == jnp.float64
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: create("unett"), "unknown model 'unett'; did you mean 'unet'"),
-        (lambda: create("unet", "resnet43"), "unknown encoder 'resnet43'; did you mean 'resnet34'"),
-        (
-            lambda: create("unet", chanels=(1,)),
-            "unknown option of model 'unet' 'chanels'; did you mean 'channels'",
-        ),
-        (lambda: create("unet", encoder_options={"dept": 3}), "did you mean 'depth'"),
-        (
-            lambda: create("unet", OwnEncoder(), encoder_options={"depth": 3}),
-            "with an encoder that is a module",
-        ),
-        (
-            lambda: create("unet", nn.Dense(3)),
-            "an encoder is a Linen module with the properties strides and channels",
-        ),
-        (lambda: create("unet", num_classes=0), "num_classes=0: 1 stands for one sigmoid"),
-        (lambda: create("unet", channels=(8, 8)), "channels=(8, 8): the encoder has 5 features"),
-        (lambda: create("unet", aux_heads=5), "aux_heads=5: with 5 features there can be 0 to 4"),
-        (lambda: create("fpn", segmentation_channels=48), "segmentation_channels=48"),
-        (
-            lambda: create("fcn_8s", encoder_options={"output_stride": 16}),
-            "FCN-8s sums features of strides 8, 16, 32",
-        ),
-        (lambda: create("fcn_32s", encoder_options={"depth": 4}), "the encoder's are 2, 4, 8, 16"),
-        (lambda: create("fcn_vgg_8s", "resnet18"), "the encoder is a ResNet: the paper's FCN"),
-        (lambda: create("fcn_vgg_8s", encoder_options={"depth": 4}), "has depth=4, output_stride"),
-        (lambda: create("fcn_vgg_8s", encoder_options={"ceil_mode": False}), "ceil_mode=False"),
-        (lambda: create("fcn_vgg_32s", padding=50), "padding=50: 100 as in the paper, or 1"),
-        (lambda: create("fcn", aux_heads=5), "aux_heads=5: with 5 features there can be 0 to 4"),
-        (lambda: create("fcn", encoder_options={"depth": 1}), "aux_heads=1: with 1 features"),
-        (lambda: create("segnet", "resnet18"), "the encoder is a ResNet: SegNet unpools"),
-        (
-            lambda: create("segnet", encoder_options={"output_stride": 16}),
-            "depth=5 and output_stride=16",
-        ),
-        (lambda: create("segnet", encoder_options={"depth": 4}), "the encoder has depth=4"),
-        (lambda: models.unet(num_classes=2, encoder="resnet18"), "a builder takes a module"),
-        (lambda: create("unet", upsample="bilinera"), "unknown upsample 'bilinera'; did you mean"),
-        (lambda: create("unet", merge="sum"), "unknown merge 'sum'. Known: add, concatenate"),
-        (
-            lambda: jaxseg.create("unet", num_classes=2),
-            "model 'unet' stands on an encoder: name one of resnet18",
-        ),
-        (
-            lambda: jaxseg.create("original_unet", num_classes=2, encoder="resnet18"),
-            "model 'original_unet' has no encoder to choose: leave out encoder='resnet18'",
-        ),
-        (
-            lambda: jaxseg.create("original_unet", num_classes=2, encoder_options={"depth": 3}),
-            "model 'original_unet' has no encoder to choose",
-        ),
-        (lambda: create("original_unet", channels=()), "channels=(): at least one level"),
-        (lambda: create("original_unet", num_classes=0), "num_classes=0"),
-    ],
-)
-def test_wrong_options_are_named(build, message):
-    with pytest.raises(InputError) as error:
-        build()
-    assert message in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (
-            np.zeros((1, 8, 8, 3), np.uint8),
-            "images of type uint8: a model takes floating point images",
-        ),
-        (
-            np.zeros((8, 8, 3), np.float32),
-            r"images of shape \(8, 8, 3\): a model takes \[N, H, W, C\]",
-        ),
-        (np.zeros((1, 8, 8, 4), np.float32), "have 4 channels, but the encoder has in_channels=3"),
-    ],
-)
-def test_wrong_images_are_named(images, message):
-    model = create("unet")
-    with pytest.raises(InputError, match=message):
-        jax.eval_shape(lambda x: model.init(jax.random.key(0), x), images)
-
-
-def test_too_many_auxiliary_heads_are_named():
-    fpn = create("fpn")
-    with pytest.raises(InputError, match="1 auxiliary heads, but FPN has 0 maps for them"):
-        shapes(fpn.clone(aux_heads=(Head(2),)))
-
-
-def test_names():
-    assert models.names() == list(NETWORKS)
-    for name in models.names():
-        encoder = encoders.vgg11_bn() if name in ON_VGG else encoders.resnet18()
-        options = {} if name in WITHOUT_ENCODER else {"encoder": encoder}
-        assert models.takes_encoder(name) == bool(options)
-        assert create(name) == getattr(models, name)(num_classes=CLASSES, **options)
