@@ -25,6 +25,11 @@ from turns import Timing, machine, take_turns
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 HEADING = "## Networks beside their twins"
+INTRODUCTION = """Rows of `python experiments/benchmarks/models.py --append`: medians of runs that take turns, half the
+distance of the quartiles over the median, how many times as fast as the faster twin, start and compiling, peak memory.
+
+| what | side | median | spread | ratio | ready after | peak | where and when |
+|---|---|---|---|---|---|---|---|"""
 CLASSES = 12
 NETWORKS = {
     "unet_resnet34": ("unet", "resnet34", {}),
@@ -178,11 +183,12 @@ def rows(arguments: Arguments, timings: dict[str, Timing]) -> list[str]:
 
 
 def append(lines: list[str]) -> None:
-    """Puts rows below the table on the page of benchmarks, the last thing in its section."""
-    before, heading, after = PAGE.read_text(encoding="utf-8").partition(HEADING)
+    """Puts rows below the table on the page of benchmarks, whose section begins with the first of them."""
+    text = PAGE.read_text(encoding="utf-8")
+    if HEADING not in text:
+        text = f"{text.rstrip()}\n\n{HEADING}\n\n{INTRODUCTION}\n"
+    before, heading, after = text.partition(HEADING)
     section, following, rest = after.partition("\n## ")
-    if not heading:
-        raise SystemExit(f"{PAGE} has no section {HEADING!r}")
     section = section.rstrip("\n") + "\n" + "\n".join(lines) + "\n"
     PAGE.write_text(before + heading + section + following + rest, encoding="utf-8")
 
