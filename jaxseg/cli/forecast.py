@@ -88,7 +88,7 @@ def _devices(topology: str) -> Any:
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except Exception as error:  # JAX's own kinds differ with what is missing
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(
             f"no TPU compiler for {topology} ({reason}): pip install libtpu, ask for a shape that the chip has, and let "
             "one process at a time use it"
