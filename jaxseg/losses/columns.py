@@ -63,8 +63,9 @@ def sums_over_columns(
     """The sums of a formula's maps over columns.
 
     Args:
-        formula: `(logits, labels, constants, *options) -> maps`, each `[N, H, W]` or `[N, H, W, K]`, floating, and each
-            pixel from itself alone: it is given a part of the columns. A function of a module, so that it is compiled once.
+        formula: `(logits, labels, constants, *options) -> maps`, all of them `[N, H, W]` or `[N, H, W, K]`, floating, and
+            each pixel from itself alone: it is given a part of the columns. A function of a module, so that it is compiled
+            once.
         options: More of its arguments, which are no arrays.
         logits: `[N, H, W, K]`, floating. They alone have a gradient, in reverse mode (and anything of that gradient).
         labels: `[N, H, W]` or `[N, H, W, K]`.
