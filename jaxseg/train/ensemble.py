@@ -120,8 +120,8 @@ class Ensemble:
     ...     def __call__(self, images, train=False):
     ...         return Output(images + self.param("bias", nn.initializers.zeros, (1, 1, 1, 2)))
     >>> variables = {"params": {"bias": jnp.array([0.0, 2.0, 0.0, -2.0]).reshape(2, 1, 1, 1, 2)}}
-    >>> Ensemble(Bias()).apply(variables, jnp.zeros((1, 1, 1, 2))).logits.round(3).tolist()
-    [[[[-0.693, -0.693]]]]
+    >>> Ensemble(Bias()).apply(variables, jnp.zeros((1, 1, 1, 2))).logits.round(2)
+    Array([[[[-0.69, -0.69]]]], dtype=float32)
 
     References:
         Lakshminarayanan et al., 2017, https://arxiv.org/abs/1612.01474
