@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxseg import data, metrics
+from jaxseg import compiler, data, metrics
 from jaxseg import recipe as recipes
 from jaxseg.cli import arguments, assemble
 from jaxseg.cli.folder import RunFolder
@@ -36,7 +36,7 @@ def write(run: RunFolder) -> Path:
     source = assemble.open_source(recipe.data, recipe.data.validation_split)
     step = max(1, len(source) // _LOOKED_AT)
     looked_at = data.sources.Subset(source, range(0, len(source), step)[:_LOOKED_AT])
-    predict = jax.jit(make_predict(network.model, preprocess=network.preprocess))
+    predict = compiler.jit(make_predict(network.model, preprocess=network.preprocess))
     best, worst = select(
         _examples(looked_at, recipe, facts.ignore_index, predict, variables), count=_SHOWN
     )

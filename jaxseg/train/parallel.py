@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxseg import collective
+from jaxseg import collective, compiler
 from jaxseg.errors import InputError, unknown
 from jaxseg.train.layout import Layout, whole
 from jaxseg.train.placement import Placement, put, put_part
@@ -18,8 +18,6 @@ from jaxseg.typing import Array
 Tree = TypeVar("Tree")
 
 _STRATEGIES = ("jit", "pmap", "shard_map")
-# Convolutions by Eigen instead of YNNPACK: gradients of filters are several times faster on a CPU.
-_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 class Parallel:
@@ -188,7 +186,7 @@ class Parallel:
     def _compile(
         self, fn: Callable[..., Any], args: Sequence[Any], donate: tuple[int, ...]
     ) -> Callable[..., Any]:
-        options = _compiler_options(self.devices[0].platform)
+        options = compiler.options(self.devices[0].platform)
         place = self._placement
         if not place.is_plain:  # arguments say themselves where they are
             fn = _cut(fn, place)
@@ -244,15 +242,3 @@ def _is_numeric(array: Any) -> bool:
     return hasattr(array, "dtype") and (
         jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool
     )
-
-
-@functools.cache
-def _compiler_options(platform: str) -> dict[str, Any] | None:
-    """What XLA is asked for beyond its defaults, where it knows of it."""
-    if platform != "cpu":
-        return None
-    try:
-        jax.jit(lambda x: x, compiler_options=_CPU_OPTIONS).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:
-        return None
-    return _CPU_OPTIONS

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxseg import collective, train
+from jaxseg import collective, compiler, train
 from jaxseg.errors import InputError
-from jaxseg.train import parallel as parallel_module
 from jaxseg.train.parallel import Parallel
 
 STRATEGIES = ["jit", "pmap", "shard_map"]
@@ -235,31 +234,25 @@ def test_the_devices_are_all_of_them_by_default():
 class TestCompilerOptions:
     @pytest.fixture(autouse=True)
     def forget(self):
-        parallel_module._compiler_options.cache_clear()
+        compiler.options.cache_clear()
         yield
-        parallel_module._compiler_options.cache_clear()
-
-    def test_are_for_cpus_alone(self):
-        assert parallel_module._compiler_options("gpu") is None
-        assert parallel_module._compiler_options("tpu") is None
+        compiler.options.cache_clear()
 
     @pytest.mark.parametrize("strategy", STRATEGIES)
     def test_are_left_out_where_xla_does_not_know_them(self, strategy, monkeypatch):
-        monkeypatch.setattr(parallel_module, "_CPU_OPTIONS", {"xla_no_such_option": ""})
+        monkeypatch.setattr(compiler, "_CPU_OPTIONS", {"xla_no_such_option": ""})
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             parallel = Parallel(strategy, jax.devices()[:2])
             double = parallel.compile(lambda state, batch: 2 * state)
             batch = parallel.shard({"image": np.ones(2, np.float32)})
             assert double(parallel.replicate(jnp.float32(2)), batch) == 4
-        assert parallel_module._compiler_options("cpu") is None
+        assert compiler.options("cpu") is None
 
     @pytest.mark.parametrize("strategy", STRATEGIES)
     def test_reach_the_compiler(self, strategy, monkeypatch):
         """Seen by one that is refused, once the check is past."""
-        monkeypatch.setattr(
-            parallel_module, "_compiler_options", lambda platform: {"xla_no_such_option": ""}
-        )
+        monkeypatch.setattr(compiler, "options", lambda platform: {"xla_no_such_option": ""})
         parallel = Parallel(strategy, jax.devices()[:2])
         double = parallel.compile(lambda state, batch: 2 * state)
         batch = parallel.shard({"image": np.ones(2, np.float32)})
