@@ -67,8 +67,8 @@ class ConvNorm(nn.Module):
             conv_general_dilated=convolution,
             name="conv",
         )(x)
-        x = BatchNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(x, train=train)
-        return nn.relu(x) if self.relu else x
+        norm = BatchNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="norm")
+        return norm(x, train=train, relu=self.relu)
 
 
 class ConvReLU(nn.Module):

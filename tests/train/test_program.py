@@ -32,9 +32,9 @@ class Net(nn.Module):
 
 
 def exchanges(devices, images, **options):
-    """The exchanges of a step, and the bytes of its parameters but for the norms' shifts.
+    """The exchanges of a step, and the bytes of its parameters but for the norms' scales and shifts.
 
-    A shift's gradient is a sum that the norm exchanges anyway.
+    Their gradients are sums that the norm exchanges anyway.
     """
     shape, optimizer = (images, 64, 64), train.adamw(1e-3)
     batch = {
@@ -48,9 +48,9 @@ def exchanges(devices, images, **options):
     parallel = train.Parallel("jit", devices, **options)
     key = jax.eval_shape(lambda: jax.random.key(0))
     found = needs(parallel.lower(step, state, batch, key).compile()).exchanges
-    shifts = [value["norm"]["bias"] for value in variables["params"].values() if "norm" in value]
-    assert len(shifts) == NORMS
-    return found, size(jax.tree.leaves(variables["params"])) - size(shifts)
+    norms = [value["norm"] for value in variables["params"].values() if "norm" in value]
+    assert len(norms) == NORMS
+    return found, size(jax.tree.leaves(variables["params"])) - size(jax.tree.leaves(norms))
 
 
 def size(arrays):
