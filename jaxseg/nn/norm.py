@@ -59,7 +59,8 @@ class BatchNorm(nn.Module):
         wide = np.promote_types(np.float32, x.dtype)
         scale, bias = scale.astype(wide), bias.astype(wide)
         if train:
-            y, mean, var = normalize(x, scale, bias, self.epsilon, relu)
+            normalized: Any = normalize(x, scale, bias, self.epsilon, relu)
+            y, mean, var = normalized
             count = collective.psum(x.size // x.shape[-1])
             if not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))
