@@ -6,12 +6,8 @@ from typing import Any
 
 import jax
 
-# Convolutions by Eigen instead of YNNPACK: gradients of filters are several times faster on a CPU. And barriers that hold:
-# XLA takes `lax.optimization_barrier` out on a CPU, and then computes what several operations read in each of them again.
-_CPU_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "",
-    "xla_disable_hlo_passes": "cse_barrier_expander",
-}
+# Convolutions by Eigen instead of YNNPACK: gradients of filters are several times faster on a CPU.
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 def jit(fn: Callable[..., Any], **arguments: Any) -> Any:

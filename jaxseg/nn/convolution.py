@@ -1,19 +1,12 @@
-"""The convolution of every network, in the form that is fast where it runs."""
+"""A convolution that stays fast on maps smaller than its kernel."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseg.nn import winograd
-from jaxseg.nn.platform import by_platform
 from jaxseg.typing import Array
-
-_LAYOUT = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
-"""`[N, H, W, C]` with `[h, w, C, D]`."""
 
 
 def convolution(
@@ -33,8 +26,6 @@ def convolution(
     forward, 420 instead of 9 ms with gradients). There the taps are stacked and multiplied as one matrix: the same
     sum, and next to nothing on any device.
 
-    The kernel of a 3x3 convolution of many channels has a gradient of its own for CPUs: see `winograd.py`.
-
     >>> x, kernel = jnp.ones((1, 2, 2, 4)), jnp.ones((3, 3, 4, 5))
     >>> numbers = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
     >>> y = convolution(
@@ -51,10 +42,6 @@ def convolution(
         )
     ]
     if channels != x.shape[-1] or min(sizes) >= min(taps) or min(sizes) < 1:
-        every_pixel = tuple(strides) == tuple(rhs_dilation) == (1, 1)
-        plain = dimension_numbers == _LAYOUT and options.get("precision") is None
-        if every_pixel and plain and winograd.pays(x, kernel):
-            return _three_by_three(x, kernel, tuple(padding))
         return lax.conv_general_dilated(
             x,
             kernel,
@@ -77,29 +64,3 @@ def convolution(
     return lax.dot_general(
         stacked, flat, (((3,), (0,)), ((), ())), precision=options.get("precision")
     )
-
-
-def _plain(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Array:
-    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_LAYOUT)
-
-
-_three_by_three = jax.custom_vjp(_plain, nondiff_argnums=(2,))
-
-
-def _backward(
-    padding: tuple[tuple[int, int], ...], saved: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
-    x, kernel = saved
-    (of_x,) = jax.vjp(lambda x: _plain(x, kernel, padding), x)[1](gradient)
-    of_kernel = by_platform(
-        x,
-        gradient,
-        cpu=partial(winograd.kernel_gradient, padding=padding),
-        plain=lambda x, gradient: jax.vjp(lambda k: _plain(x, k, padding), kernel)[1](gradient)[0],
-    )
-    return of_x, of_kernel
-
-
-_three_by_three.defvjp(
-    lambda x, kernel, padding: (_plain(x, kernel, padding), (x, kernel)), _backward
-)

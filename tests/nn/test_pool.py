@@ -81,6 +81,22 @@ def test_not_a_number_takes_the_gradient_of_its_windows():
     assert float(gradient.sum()) == 9
 
 
+@pytest.mark.parametrize(
+    ("platform", "scatters"), [("cpu", False), ("tpu", True), ("cuda", True), ("rocm", True)]
+)
+def test_its_own_gradient_is_for_cpus_alone(platform, scatters):
+    gradient = jax.jit(jax.grad(lambda x: max_pool(x, 3, 2, 1).sum()))
+    lowered = gradient.trace(noise(1, 6, 6, 1)).lower(lowering_platforms=(platform,)).as_text()
+    assert ("select_and_scatter" in lowered) is scatters
+
+
+def test_xla_has_its_way_where_a_mesh_cuts_maps():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        gradient = jax.jit(jax.grad(lambda x: max_pool(x, 3, 2, 1).sum()))
+        assert "select_and_scatter" in gradient.lower(noise(1, 6, 6, 1)).as_text()
+
+
 def test_the_first_of_equal_maxima_wins():
     _, places = max_pool_with_indices(jnp.zeros((1, 4, 4, 1)), 3, 1)
     assert places[0, :, :, 0].tolist() == [[0, 1], [4, 5]]
