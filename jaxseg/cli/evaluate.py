@@ -16,10 +16,11 @@ from jaxseg.cli.folder import Facts, RunFolder
 from jaxseg.cli.progress import console, summary
 from jaxseg.recipe import Recipe
 from jaxseg.train.log import finite
-from jaxseg.train.loop import StopRequest, evaluate
+from jaxseg.train.loop import evaluate
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.state import TrainState, create_state
 from jaxseg.train.step import make_eval_step
+from jaxseg.train.stop import StopRequest
 from jaxseg.typing import Variables
 
 

@@ -22,9 +22,10 @@ from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
 from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.log import RunLog
-from jaxseg.train.loop import Progress, Schedule, StopRequest, fit
+from jaxseg.train.loop import Progress, Schedule, fit
 from jaxseg.train.state import create_state
 from jaxseg.train.step import make_train_step
+from jaxseg.train.stop import StopRequest
 
 _DESCRIPTION = """Train a model and write a run folder: checkpoints, metrics.jsonl, TensorBoard files, report.html.
 
