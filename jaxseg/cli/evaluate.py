@@ -98,6 +98,7 @@ def evaluator(
             source,
             batch_size=recipe.train.eval_batch_size or recipe.train.batch_size,
             ignore_index=facts.ignore_index,
+            shard=(jax.process_index(), jax.process_count()),
         )
         with batches:
             return evaluate(

@@ -46,7 +46,7 @@ def join(options: argparse.Namespace) -> None:
         )
     if not 0 <= options.process_id < options.num_processes:
         raise InputError(
-            f"--process-id is {options.process_id}: {options.num_processes} processes count from 0 to "
-            f"{options.num_processes - 1}"
+            f"--process-id is {options.process_id}, but --num-processes {options.num_processes}: processes count from "
+            "0 on, and there is one at least"
         )
     processes.join(options.coordinator, options.num_processes, options.process_id)
