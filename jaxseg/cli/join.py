@@ -1,6 +1,11 @@
 """The options that make `jaxseg train` one process of several; they say where a run happens and are no part of its recipe."""
 
 import argparse
+import os
+import sys
+import time
+import traceback
+from typing import NoReturn
 
 from jaxseg.errors import InputError
 from jaxseg.train import processes
@@ -50,3 +55,21 @@ def join(options: argparse.Namespace) -> None:
             "0 on, and there is one at least"
         )
     processes.join(options.coordinator, options.num_processes, options.process_id)
+
+
+def leave(error: Exception) -> NoReturn:
+    """Ends this process, one of several that have failed or lost one, at once: JAX would wait for those that are gone."""
+    sys.stdout.flush()
+    if isinstance(error, InputError):
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    else:
+        traceback.print_exception(error)
+        print(
+            "error: this process has failed or has lost another; start all of them again, or another number of them, "
+            "with --resume",
+            file=sys.stderr,
+            flush=True,
+        )
+    if processes.is_first():
+        time.sleep(3)  # it holds the others together: they say first what they have to say
+    os._exit(2 if isinstance(error, InputError) else 1)

@@ -28,7 +28,7 @@ from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.log import RunLog
 from jaxseg.train.loop import Observer, Progress, Schedule, fit
 from jaxseg.train.parallel import Parallel
-from jaxseg.train.processes import exchange, is_first, on_all, on_first
+from jaxseg.train.processes import alone, exchange, is_first, on_all, on_first
 from jaxseg.train.state import TrainState, create_state
 from jaxseg.train.step import make_train_step
 from jaxseg.train.stop import StopRequest
@@ -65,20 +65,21 @@ def main(argv: Sequence[str]) -> int:
             "--topology goes with --dry-run: what is trained on is the devices there are"
         )
     join.join(options)  # before anything looks for devices, such as a recipe's own code
+    try:
+        return _run(options, rest)
+    except Exception as error:
+        if alone():
+            raise
+        join.leave(error)
+
+
+def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     recipe, name = on_all(lambda: _recipe(options, rest))
     if options.dry_run:
         forecast.run(recipe, options.topology)
-        return 0
-    folder = options.resume or options.run or on_first(lambda: _new_name(name))
-    try:
+    else:
+        folder = options.resume or options.run or on_first(lambda: _new_name(name))
         _train(recipe, folder, bool(options.resume))
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
-            raise
-        raise InputError(
-            f"one of {jax.process_count()} processes has failed: start them again, or another number of them, with "
-            f"--resume {folder} ({error})"
-        ) from error
     return 0
 
 

@@ -13,7 +13,7 @@ from jaxseg import metrics
 from jaxseg.errors import InputError
 from jaxseg.train.checkpoint import Checkpoint
 from jaxseg.train.parallel import Parallel
-from jaxseg.train.processes import exchange
+from jaxseg.train.processes import alone, exchange
 from jaxseg.train.state import TrainState
 from jaxseg.train.step import EvalTotals
 from jaxseg.train.stop import Stopped, StopRequest, until_stopped
@@ -161,7 +161,7 @@ def _saving_first(
     try:
         yield
     except (InputError, RuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+        if isinstance(error, jax.errors.JaxRuntimeError) and not alone():
             raise  # another process has died, without which nothing can be saved
         if not step:
             raise InputError(str(error)) from error

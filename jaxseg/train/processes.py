@@ -51,6 +51,11 @@ def join(
         ) from error
 
 
+def alone() -> bool:
+    """Whether there are no other processes; it looks for devices only where there may be."""
+    return not jax.distributed.is_initialized() or jax.process_count() == 1
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes logs and shows progress."""
     return jax.process_index() == 0
@@ -65,7 +70,7 @@ def exchange(value: Any) -> list[Any]:
     >>> exchange({"images": 3})
     [{'images': 3}]
     """
-    if _alone():
+    if alone():
         return [value]
     said = np.frombuffer(json.dumps(value).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(len(said)))
@@ -93,7 +98,7 @@ def on_first(work: Callable[[], Result]) -> Result:
     >>> on_first(lambda: 3)
     3
     """
-    if _alone():
+    if alone():
         return work()
     answer = exchange(_answer(work) if is_first() else None)[0]
     if "input" in answer:
@@ -118,7 +123,7 @@ def on_all(work: Callable[[], Result]) -> Result:
     >>> on_all(lambda: 3)
     3
     """
-    if _alone():
+    if alone():
         return work()
     result, failure = None, None
     try:
@@ -175,11 +180,6 @@ def _adder() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
         NamedSharding(mesh, PartitionSpec(*names)) for names in (["process"], [])
     )
     return divided, jax.jit(lambda numbers: numbers.sum(0), out_shardings=everywhere)
-
-
-def _alone() -> bool:
-    """Whether there are no other processes; it looks for devices only where there may be."""
-    return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
 def _answer(work: Callable[[], Any]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def until_stopped(batches: Iterable[Batch], stop: StopRequest) -> Iterator[Batch
     [{'image': 1}]
     """
     batches = iter(batches)
-    if jax.process_count() == 1:
+    if processes.alone():
         return _alone(batches, stop)
     return _together(batches, stop)
 
