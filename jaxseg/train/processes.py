@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxseg.errors import InputError
@@ -73,14 +72,12 @@ def exchange(value: Any) -> list[Any]:
     if alone():
         return [value]
     said = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(len(said)))
+    sizes = np.asarray(_everywhere(_each, np.int32([len(said)])))[:, 0].tolist()
     # A power of two, for each length is one compilation.
-    padded = np.zeros(1 << int(sizes.max() - 1).bit_length(), np.uint8)
+    padded = np.zeros(1 << (max(sizes) - 1).bit_length(), np.uint8)
     padded[: len(said)] = said
-    texts = multihost_utils.process_allgather(padded)
-    return [
-        json.loads(text[:size].tobytes()) for text, size in zip(texts, sizes.tolist(), strict=True)
-    ]
+    texts = np.asarray(_everywhere(_each, padded))
+    return [json.loads(text[:size].tobytes()) for text, size in zip(texts, sizes, strict=True)]
 
 
 def on_first(work: Callable[[], Result]) -> Result:
@@ -165,21 +162,47 @@ def total(numbers: Sequence[int]) -> jax.Array:
     >>> total([1, 2]).tolist()
     [1, 2]
     """
-    divided, add = _adder()
-    mine = np.asarray([numbers], np.int32)
-    return add(jax.make_array_from_process_local_data(divided, mine))
+    return settled(_everywhere(_sum, np.asarray(numbers, np.int32)))
+
+
+def settled(results: Result) -> Result:
+    """What a program of several processes gives; on CPUs once it has ended.
+
+    Gloo takes what two programs send at once for one another's, and CPUs run programs that do not wait for each other at
+    once, where GPUs and TPUs run them in turn.
+    """
+    if not alone() and jax.default_backend() == "cpu":
+        return jax.block_until_ready(results)
+    return results
+
+
+def _everywhere(fn: Callable[[jax.Array], jax.Array], mine: np.ndarray) -> jax.Array:
+    """A function of what all processes have, stacked; on the first device of each.
+
+    `multihost_utils.process_allgather` does so on all devices and waits for the first: see `settled`.
+    """
+    divided, compiled = _compiled(fn)
+    return compiled(jax.make_array_from_process_local_data(divided, mine[None]))
 
 
 @functools.cache
-def _adder() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
-    """A sharding over the first device of each process, and the compiled sum."""
+def _compiled(fn: Callable[[jax.Array], jax.Array]) -> tuple[NamedSharding, Callable[..., Any]]:
     indices = range(jax.process_count())
     devices = [jax.local_devices(process_index=index)[0] for index in indices]
     mesh = Mesh(np.asarray(devices), ("process",), axis_types=(AxisType.Auto,))
-    divided, everywhere = (
-        NamedSharding(mesh, PartitionSpec(*names)) for names in (["process"], [])
+    divided, whole = (
+        NamedSharding(mesh, PartitionSpec("process")),
+        NamedSharding(mesh, PartitionSpec()),
     )
-    return divided, jax.jit(lambda numbers: numbers.sum(0), out_shardings=everywhere)
+    return divided, jax.jit(fn, out_shardings=whole)
+
+
+def _each(values: jax.Array) -> jax.Array:
+    return values
+
+
+def _sum(values: jax.Array) -> jax.Array:
+    return values.sum(0)
 
 
 def _answer(work: Callable[[], Any]) -> dict[str, Any]:

@@ -83,9 +83,14 @@ class Together:
         """Waits until the first process, which alone shows progress, has printed it."""
         deadline = time.monotonic() + 300
         while not any(text in line for line in self.printed[0]):
-            assert time.monotonic() < deadline, self.printed
-            assert self.processes[0].poll() is None, self.printed
+            assert time.monotonic() < deadline, self.text
+            assert self.processes[0].poll() is None, self.text
             time.sleep(0.01)
+
+    @property
+    def text(self):
+        """Everything that was printed."""
+        return "\n".join("".join(printed) for printed in self.printed)
 
     def codes(self, timeout=300):
         """The exit codes, once all have ended."""
@@ -112,7 +117,7 @@ def test_two_processes_log_what_one_logs(together, finished, fields, tmp_path):
     """Bit for bit what one process logs on two devices, and up to rounding what it logs on one."""
     options = ["--data.test-split=test"]
     running = together(2, "--run", tmp_path / "two", *options)
-    assert running.codes() == [0, 0], running.printed
+    assert running.codes() == [0, 0], running.text
     assert (
         main(["train", "--run", str(tmp_path / "one"), *fields, *options, "--train.devices=2"]) == 0
     )
@@ -133,14 +138,14 @@ def test_one_of_four_is_killed_and_fewer_go_on(together, fields, tmp_path):
     running.processes[2].kill()
     codes = running.codes(timeout=60)
     assert codes[2] == -signal.SIGKILL
-    assert 0 not in codes, running.printed
+    assert 0 not in codes, running.text
     assert any("start all of them again" in line or "error:" in line for line in running.printed[1])
     reached = RunFolder(run).last.step
     assert reached >= 3
     running = together(2, "--resume", run, *options)
     running.wait_for_line("epoch 4  validation")
     running.processes[0].kill()
-    assert 0 not in running.codes(timeout=60), running.printed
+    assert 0 not in running.codes(timeout=60), running.text
     assert any(f"18 steps from {reached};" in line for line in running.printed[0])
     assert main(["train", "--resume", str(run)]) == 0
     assert main(["train", "--run", str(tmp_path / "whole"), *fields, *options]) == 0
@@ -158,7 +163,7 @@ def test_a_signal_stops_all_of_them_with_the_state_saved(together, tmp_path, sig
     sent = time.monotonic()
     for index in signalled:
         os.kill(running.processes[index].pid, signal.SIGTERM)
-    assert running.codes(timeout=60) == [0, 0], running.printed
+    assert running.codes(timeout=60) == [0, 0], running.text
     assert time.monotonic() - sent < 30
     step = RunFolder(run).last.step
     assert any(f"stopped at step {step}, saved" in line for line in running.printed[0])
@@ -199,7 +204,7 @@ def test_an_image_that_one_process_cannot_read_ends_all_of_them(together, folder
     running = together(2, "--run", tmp_path / "run", *options, "--train.epochs=99")
     running.wait_for_line("epoch 2  validation")
     (root / "images" / "train" / "5.png").write_bytes(b"")
-    assert running.codes() == [2, 2], running.printed
+    assert running.codes() == [2, 2], running.text
     step = RunFolder(tmp_path / "run").last.step
     assert step >= 4
     told = ["".join(printed).partition("error: ")[2] for printed in running.printed]
@@ -218,7 +223,7 @@ def test_an_image_that_one_process_cannot_read_is_skipped_and_listed(
     (root / "images" / "val" / "3.png").write_bytes(b"")
     options = [*options, "--data.unreadable=skip"]
     running = together(2, "--run", tmp_path / "two", *options)
-    assert running.codes() == [0, 0], running.printed
+    assert running.codes() == [0, 0], running.text
     listed = [row for row in rows(tmp_path / "two") if row["kind"] == "unreadable"]
     assert f"{name} does not decode" in listed[0]["problems"][0]
     assert (
@@ -234,7 +239,7 @@ def test_updates_that_are_not_finite_are_skipped_in_all_and_name_the_whole_batch
     options = ["--optimizer.learning-rate=1e38", "--optimizer.warmup=0", "--train.max-skipped=3"]
     options += ["--train.epochs=9"]
     running = together(2, "--run", tmp_path / "two", *options)
-    assert running.codes() == [2, 2], running.printed
+    assert running.codes() == [2, 2], running.text
     assert (
         main(["train", "--run", str(tmp_path / "one"), *fields, *options, "--train.devices=2"]) == 2
     )
@@ -251,15 +256,15 @@ def test_updates_that_are_not_finite_are_skipped_in_all_and_name_the_whole_batch
 def test_what_one_process_was_given_wrong_ends_all_before_anything_is_written(together, tmp_path):
     run = tmp_path / "run"
     running = together(2, "--run", run, own={1: ["--optimizer.learning-rate=7.0"]})
-    assert running.codes() == [2, 2], running.printed
+    assert running.codes() == [2, 2], running.text
     for printed in running.printed:
         assert "process 1 has another recipe" in "".join(printed)
         assert "optimizer.learning_rate: " in "".join(printed)
     running = together(2, "--run", run, own={1: ["--data.source=camvid", f"--data.root={run}"]})
-    assert running.codes() == [2, 2], running.printed
+    assert running.codes() == [2, 2], running.text
     assert all("error: process 1: " in "".join(printed) for printed in running.printed)
     running = together(2, "--run", run, "--train.batch-size=7", slurm=True)
-    assert running.codes() == [2, 2], running.printed
+    assert running.codes() == [2, 2], running.text
     for printed in running.printed:
         assert "a batch of 7 cannot be divided over 2 devices in 2 processes" in "".join(printed)
     assert not run.exists()
