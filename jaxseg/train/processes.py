@@ -72,7 +72,7 @@ def exchange(value: Any) -> list[Any]:
     if alone():
         return [value]
     said = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = np.asarray(_everywhere(_each, np.int32([len(said)])))[:, 0].tolist()
+    sizes = np.asarray(_everywhere(_each, np.asarray([len(said)], np.int32)))[:, 0].tolist()
     # A power of two, for each length is one compilation.
     padded = np.zeros(1 << (max(sizes) - 1).bit_length(), np.uint8)
     padded[: len(said)] = said
