@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -29,6 +30,12 @@ ROUNDING = 5e-3
 
 def rows(run):
     return [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(run)]
+
+
+def best(run):
+    """The best checkpoint's variables and scores."""
+    folder = RunFolder(run)
+    return folder.best.restore(assemble.network(folder.recipe.model, folder.facts).shapes())
 
 
 def same_up_to_rounding(run, other):
@@ -122,6 +129,10 @@ def test_two_processes_log_what_one_logs(together, finished, fields, tmp_path):
         main(["train", "--run", str(tmp_path / "one"), *fields, *options, "--train.devices=2"]) == 0
     )
     assert rows(tmp_path / "two") == rows(tmp_path / "one")
+    (variables, scores), (expected, same) = best(tmp_path / "two"), best(tmp_path / "one")
+    chex.assert_trees_all_equal(variables, expected)
+    assert scores == same
+    assert np.sum(scores["counts"]) == 7 * 24 * 32  # each image once
     losses = [row["loss"] for row in rows(finished)]
     assert [row["loss"] for row in rows(tmp_path / "two")][:-1] == pytest.approx(losses, abs=1e-3)
     assert (tmp_path / "two" / "report.html").exists()
