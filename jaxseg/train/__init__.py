@@ -3,6 +3,13 @@
 What needs more than JAX, Flax and optax is imported by its own name: `jaxseg.train.checkpoint`, `jaxseg.train.loop`.
 """
 
+from jaxseg.train.ensemble import (
+    Ensemble,
+    every_member,
+    make_ensemble_eval_step,
+    make_ensemble_step,
+    member,
+)
 from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.layout import by_prefix, fully_sharded
 from jaxseg.train.optimizers import adamw, cosine, freeze, poly, sgd
@@ -15,6 +22,7 @@ from jaxseg.train.step import EvalTotals, make_eval_step, make_train_step
 from jaxseg.train.variables import initialize
 
 __all__ = [
+    "Ensemble",
     "EvalTotals",
     "Parallel",
     "TrainState",
@@ -22,13 +30,17 @@ __all__ = [
     "by_prefix",
     "cosine",
     "create_state",
+    "every_member",
     "forecast",
     "freeze",
     "fully_sharded",
     "initialize",
     "keep_products",
+    "make_ensemble_eval_step",
+    "make_ensemble_step",
     "make_eval_step",
     "make_train_step",
+    "member",
     "needs",
     "poly",
     "scale_rates",
