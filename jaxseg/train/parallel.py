@@ -13,6 +13,7 @@ from jaxseg import collective, compiler
 from jaxseg.errors import InputError, unknown
 from jaxseg.train.layout import Layout, whole
 from jaxseg.train.placement import Placement, put, put_part
+from jaxseg.train.processes import settled
 from jaxseg.typing import Array
 
 Tree = TypeVar("Tree")
@@ -131,7 +132,7 @@ class Parallel:
         def call(*args: Any) -> Any:
             if len(args) not in programs:
                 programs[len(args)] = self._compile(fn, args, donate)
-            return programs[len(args)](*args)
+            return settled(programs[len(args)](*args))
 
         return call
 
