@@ -3,6 +3,8 @@
 What needs more than JAX, Flax and optax is imported by its own name: `jaxseg.train.checkpoint`, `jaxseg.train.loop`.
 """
 
+from jaxseg.train.counting import with_counts
+from jaxseg.train.epoch import make_epoch, make_run
 from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.layout import by_prefix, fully_sharded
 from jaxseg.train.optimizers import adamw, cosine, freeze, poly, sgd
@@ -27,11 +29,14 @@ __all__ = [
     "fully_sharded",
     "initialize",
     "keep_products",
+    "make_epoch",
     "make_eval_step",
+    "make_run",
     "make_train_step",
     "needs",
     "poly",
     "scale_rates",
     "sgd",
     "skip_nonfinite",
+    "with_counts",
 ]

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from jaxseg import collective
 from jaxseg.errors import InputError, unknown
 from jaxseg.train.layout import Layout, whole
-from jaxseg.train.placement import Placement, put, put_part
+from jaxseg.train.placement import Placement, put, put_part, put_shared
 from jaxseg.typing import Array
 
 Tree = TypeVar("Tree")
@@ -79,6 +79,18 @@ class Parallel:
             as a donation leaves alone.
         """
         return put(tree, self._placement.state(tree))
+
+    def keep(self, tree: Tree) -> Tree:
+        """What steps read and never are given as a donation, such as a data set, whole on every device.
+
+        Args:
+            tree: A pytree of arrays, the same in every process, on the host as a rule. No second copy of them is made on
+                a device, as `replicate` does; on a CPU the result may share their memory.
+
+        Returns:
+            The tree on the mesh of all devices.
+        """
+        return put_shared(tree, self._placement.everywhere)
 
     def shard(self, batch: Mapping[str, Any]) -> dict[str, Array]:
         """A batch cut along its first axis, an equal part on each device (or group of devices, with bands).

@@ -79,7 +79,7 @@ def cutmix(images: Array, labels: Array, *, box: Any) -> tuple[Array, Array]:
     [[0, 1, 1]]
     """
     rows, columns = _grid(labels.shape[1:])
-    top, left, bottom, right = jnp.asarray(box)
+    top, left, bottom, right = jnp.asarray(box, jnp.int32)
     inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
     return _paste(images, labels, inside)
 
@@ -98,8 +98,8 @@ def random_cutmix(probability: float = 0.5) -> Mix:
     def mix(key: Key, images: Array, labels: Array) -> tuple[Array, Array]:
         area, middle = jax.random.split(key)
         size = jnp.asarray(labels.shape[1:], jnp.float32)
-        half = size * jnp.sqrt(jax.random.uniform(area)) / 2
-        centre = size * jax.random.uniform(middle, (2,))
+        half = size * jnp.sqrt(jax.random.uniform(area, (), jnp.float32)) / 2
+        centre = size * jax.random.uniform(middle, (2,), jnp.float32)
         edges = jnp.concatenate([jnp.round(centre - half), jnp.round(centre + half)])
         return cutmix(images, labels, box=edges.astype(jnp.int32))
 
@@ -170,7 +170,7 @@ def mosaic(images: Array, labels: Array, *, centre: Any) -> tuple[Array, Array]:
     """
     height, width = labels.shape[1:]
     rows, columns = _grid((height, width))
-    row, column = jnp.asarray(centre)
+    row, column = jnp.asarray(centre, jnp.int32)
     below, right = rows >= row, columns >= column
     which = 2 * below.astype(jnp.int32) + right.astype(jnp.int32)
     y = (jnp.where(below, rows - row, rows + height - row)) % height
@@ -191,7 +191,7 @@ def random_mosaic(probability: float = 0.5) -> Mix:
 
     def mix(key: Key, images: Array, labels: Array) -> tuple[Array, Array]:
         size = jnp.asarray(labels.shape[1:], jnp.float32)
-        middle = jnp.round(size * jax.random.uniform(key, (2,), minval=0.25, maxval=0.75))
+        middle = jnp.round(size * jax.random.uniform(key, (2,), jnp.float32, 0.25, 0.75))
         return mosaic(images, labels, centre=middle.astype(jnp.int32))
 
     return Mix(4, mix, probability)
@@ -204,5 +204,5 @@ def _paste(images: Array, labels: Array, mask: Array) -> tuple[Array, Array]:
 
 def _grid(size: Sequence[int]) -> tuple[Array, Array]:
     """Row and column of every pixel, both `[H, W]`."""
-    rows, columns = jnp.indices(tuple(size))
+    rows, columns = jnp.indices(tuple(size), jnp.int32)
     return rows, columns
