@@ -5,14 +5,13 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from jaxseg import data, pretrained
+from jaxseg import pretrained
 from jaxseg import recipe as recipes
-from jaxseg.cli import arguments, assemble, forecast
+from jaxseg.cli import arguments, assemble, feeding, forecast
 from jaxseg.cli import evaluate as evaluation
 from jaxseg.cli import report as reports
 from jaxseg.cli.folder import RunFolder
@@ -104,6 +103,7 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
         assemble.open_source(
             recipe.data, recipe.data.test_split
         )  # better missed now than at the end
+    feeding.check(recipe)
     check_sample(train_source)
     check_sample(validation_source)
     facts = run.facts if resume else assemble.resolve(recipe, train_source)
@@ -137,26 +137,20 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
     if goes_on:
         state, values = run.last.restore(state)
         progress = Progress(**values)
-    compiled = parallel.compile(
-        skip_nonfinite(
-            make_train_step(
-                network.model,
-                optimizer,
-                loss,
-                preprocess=network.preprocess,
-                **assemble.step_options(recipe),
-            )
+    step = skip_nonfinite(
+        make_train_step(
+            network.model,
+            optimizer,
+            loss,
+            preprocess=network.preprocess,
+            **assemble.step_options(recipe),
         )
     )
     start = int(state.step)
-    augment = assemble.augmentation(recipe.augment, facts.image_size, facts.ignore_index)
-    batches = data.train_batches(
-        train_source,
-        augment,
-        batch_size=recipe.train.batch_size,
-        seed=recipe.train.seed,
-        start_step=start,
-        num_workers=recipe.data.workers,
+    counted = run.path / "class_pixels.npy"
+    weights, pixels = feeding.weights_of(recipe, train_source, counted, shown.print)
+    fed = (feeding.on_device if recipe.data.on_device else feeding.by_host)(
+        recipe, facts, train_source, step, parallel, start=start, weights=weights
     )
     validate = evaluation.evaluator(recipe, facts, network, parallel, validation_source, stop)
     if resume:
@@ -164,6 +158,8 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
     else:
         lock.enter_context(run.locked())  # only now: nothing in the recipe can be wrong any more
         run.create(recipe, facts)
+    if pixels is not None:
+        feeding.keep(counted, pixels)
     (run.path / "checkpoints").mkdir(exist_ok=True)
     if changed := run.note_start(start):
         shown.print(f"not what the run was started with, results may differ: {'; '.join(changed)}")
@@ -172,9 +168,6 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
         f"{assemble.title(recipe.model)}: {count:,} parameters, {len(train_source)} images to "
         f"train on, {len(validation_source)} to validate on, {steps} steps from {start}; run folder {run.path}"
     )
-
-    def step(state: Any, batch: Any, key: jax.Array) -> Any:
-        return compiled(state, parallel.shard(batch), key)
 
     with (
         stop.listening(),
@@ -189,10 +182,12 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
             learning_rate=learning_rate,
         ) as observer,
     ):
+        if pixels is not None:
+            log.write({"kind": "classes", "step": 0, "pixels": pixels.sum(0).tolist()})
         state, progress = fit(
             state,
-            step,
-            batches,
+            fed.step,
+            fed.batches,
             key=jax.random.key(recipe.train.seed),
             schedule=schedule,
             validate=validate,
@@ -202,7 +197,7 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
             stop=stop,
             progress=progress,
         )
-        batches.close()
+        fed.batches.close()
         if stop.requested and progress.validated_step < steps:
             shown.print(
                 f"stopped at step {int(state.step)}, saved; go on with: jaxseg train --resume {run.path}"

@@ -26,6 +26,8 @@ _NAMES = {
     "Subset": "sources",
     "TFDS": "tfds",
     "TrainAugment": "augment",
+    "class_pixels": "sampling",
+    "class_probabilities": "sampling",
     "drawn": "places",
     "eval_batches": "loader",
     "folder": "sources",
@@ -35,6 +37,7 @@ _NAMES = {
     "make_places": "places",
     "normalize": "pixels",
     "palette": "labels",
+    "rare_class_weights": "sampling",
     "read_list": "lists",
     "shuffled": "places",
     "train_batches": "loader",
@@ -57,6 +60,7 @@ if typing.TYPE_CHECKING:
         pixels,
         places,
         prepare,
+        sampling,
         shapes,
         sources,
         spec,
@@ -77,6 +81,7 @@ if typing.TYPE_CHECKING:
     from jaxseg.data.on_device import OnDevice, load, make_feed
     from jaxseg.data.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize
     from jaxseg.data.places import drawn, make_places, shuffled
+    from jaxseg.data.sampling import class_pixels, class_probabilities, rare_class_weights
     from jaxseg.data.shapes import Shapes
     from jaxseg.data.sources import CamVid, Folder, Subset, folder
     from jaxseg.data.tfds import TFDS

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg.data.sampling import cumulative
 from jaxseg.errors import InputError
 from jaxseg.typing import Array, Key
 
@@ -37,13 +38,14 @@ def drawn(weights: Any) -> Order:
     Args:
         weights: `[L]`, not negative, such as `rare_class_weights(...)`.
 
+    Raises:
+        InputError: Weights that are negative, not finite, or all zero.
+
     >>> drawn([0.0, 1.0, 0.0])(jax.random.key(0), 0).tolist()
     [1, 1, 1]
     """
-    weights = np.asarray(weights, np.float64)
     # Sums in double precision, on the host: they decide for all devices alike.
-    edges = np.cumsum(weights / weights.sum()).astype(np.float32)
-    edges[np.flatnonzero(weights)[-1] :] = np.inf
+    edges = cumulative(weights, len(weights)).astype(np.float32)
 
     def order(key: Key, epoch: Any) -> Array:
         at = jax.random.uniform(jax.random.fold_in(key, epoch), (len(edges),), jnp.float32)
