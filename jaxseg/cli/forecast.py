@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from jaxseg.cli import assemble
+from jaxseg.cli import assemble, feeding
 from jaxseg.cli.progress import console
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
@@ -32,6 +32,7 @@ def run(recipe: Recipe, topology: str | None) -> None:
     recipe = dataclasses.replace(recipe, model=model)
     facts = assemble.resolve(recipe, assemble.open_source(recipe.data, recipe.data.train_split))
     network = assemble.network(recipe.model, facts)
+    feeding.check(recipe)
     parallel = assemble.parallel(recipe, None if topology is None else _devices(topology))
     optimizer = assemble.optimizer(recipe, assemble.learning_rate(recipe, 10**6))
     step = skip_nonfinite(

@@ -96,7 +96,7 @@ def rare_class_weights(pixels: np.ndarray, temperature: float) -> np.ndarray:
 
 
 class Drawn:
-    """A source without end, each record of which is drawn from another one, an image as often as its weight says.
+    """Records without end, each drawn from another one, an image as often as its weight says.
 
     What is at a place depends on the seed and the place alone.
 
@@ -108,19 +108,13 @@ class Drawn:
     Raises:
         InputError: Weights that are not one for each record, negative, not finite, or all zero.
 
-    >>> class Letters:
-    ...     num_classes, classes, palette, ignore_index = 2, ("a", "b"), None, 255
-    ...     def __len__(self): return 3
-    ...     def __getitem__(self, index): return "abc"[index]
-    >>> drawn = Drawn(Letters(), [0.0, 1.0, 3.0], seed=0)
+    >>> drawn = Drawn("abc", [0.0, 1.0, 3.0], seed=0)
     >>> "".join(drawn[place] for place in range(12))
     'ccbccccbcccc'
     """
 
     def __init__(self, source: Any, weights: Any, *, seed: int):
         self.source, self.seed = source, seed
-        self.num_classes, self.classes = source.num_classes, source.classes
-        self.palette, self.ignore_index = source.palette, source.ignore_index
         self._edges = cumulative(weights, len(source))
 
     def __len__(self) -> int:
