@@ -15,7 +15,7 @@ from jaxseg.data import device_augment
 from jaxseg.data.workers import Batches
 from jaxseg.errors import InputError
 from jaxseg.recipe import AugmentRecipe, Recipe
-from jaxseg.train.epoch import Run, Step, make_run
+from jaxseg.train.epoch import Run, Step, make_run, runs_in_python
 from jaxseg.train.parallel import Parallel
 
 _ON_DEVICE = ("rotate", "elastic", "blur", "cutmix", "copy_paste", "mosaic")
@@ -89,7 +89,7 @@ def on_device(
     run = make_run(step, feed(recipe.augment, facts), parallel)
     order = None if weights is None else data.drawn(weights)
     places = data.make_places(len(source), recipe.train.batch_size, order=order)
-    together = 1 if parallel.devices[0].platform == "cpu" else recipe.train.log_every
+    together = 1 if runs_in_python(parallel) else recipe.train.log_every
 
     def chunks() -> Iterator[dict[str, Any]]:
         key, at = jax.random.key(recipe.train.seed), start

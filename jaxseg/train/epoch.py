@@ -33,7 +33,12 @@ def make_run(step: Step, feed: Feed, parallel: Parallel) -> Run:
         `places` holds arrays `[N, steps]`, as of `data.make_places`; the data set comes from `parallel.keep`. Each entry of
         the logs has a first axis of steps.
     """
-    return (looped if parallel.devices[0].platform == "cpu" else scanned)(step, feed, parallel)
+    return (looped if runs_in_python(parallel) else scanned)(step, feed, parallel)
+
+
+def runs_in_python(parallel: Parallel) -> bool:
+    """Whether the devices are CPUs, where loops of convolutions are slow inside of a program."""
+    return parallel.devices[0].platform == "cpu"
 
 
 def scanned(step: Step, feed: Feed, parallel: Parallel) -> Run:
