@@ -38,8 +38,9 @@ class OnDevice:
 
     def take(self, index: Array) -> tuple[Array, Array]:
         """Images `[..., H, W, C]` and labels `[..., H, W]` by their index `[...]`, which must be within the set."""
-        places = {"mode": "promise_in_bounds"}
-        return self.image.at[index].get(**places), self.label.at[index].get(**places)
+        image, label = jnp.asarray(self.image), jnp.asarray(self.label)
+        within = "promise_in_bounds"
+        return image.at[index].get(mode=within), label.at[index].get(mode=within)
 
 
 class Loaded(NamedTuple):

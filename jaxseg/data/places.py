@@ -89,7 +89,7 @@ def make_places(
 
     @functools.lru_cache(maxsize=2)
     def of_epoch(key: tuple[int, ...], kind: str, epoch: int) -> np.ndarray:
-        run = jax.random.wrap_key_data(np.array(key, np.uint32), impl=kind)
+        run = jax.random.wrap_key_data(jnp.array(key, jnp.uint32), impl=kind)
         return np.asarray(compute(jax.random.fold_in(run, _STREAM), epoch))
 
     def places(key: Key, start: int, steps: int) -> dict[str, np.ndarray]:

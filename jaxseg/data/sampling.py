@@ -120,8 +120,8 @@ class Drawn:
     def __len__(self) -> int:
         return _ENDLESS
 
-    def __getitem__(self, place: int) -> Any:
-        at = np.random.default_rng([self.seed, place]).random()
+    def __getitem__(self, index: int) -> Any:
+        at = np.random.default_rng([self.seed, index]).random()
         return self.source[int(np.searchsorted(self._edges, at, side="right"))]
 
 

@@ -1,5 +1,10 @@
 """Augmentation on the device: what its random parameters do, and that nothing but its key decides."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -210,3 +215,13 @@ def test_mixes_that_do_not_happen_give_the_first_image():
 def test_what_makes_no_sense_is_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.slow
+def test_the_picture_of_every_transform_is_drawn(tmp_path):
+    out = tmp_path / "augmentation.jpg"
+    command = [sys.executable, "experiments/augmentation", "--out", out]
+    root = Path(__file__).parents[2]
+    paths = {"PYTHONPATH": str(root)}
+    subprocess.run(command, cwd=root, env=os.environ | paths, check=True, capture_output=True)
+    assert out.stat().st_size > 50_000

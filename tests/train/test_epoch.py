@@ -190,3 +190,25 @@ def test_every_image_is_seen_once_before_any_is_again(length, batch_size):
 @pytest.mark.parametrize("stop", [1, 2, 5])
 def test_a_run_that_stopped_anywhere_goes_on_to_the_same_batches(stop):
     np.testing.assert_array_equal(epochs_of(11, 4, 4, stop=stop), epochs_of(11, 4, 4))
+
+
+def test_making_batches_on_the_device_exchanges_nothing(start, dataset, feed, places):
+    """Each device augments its own images; partners of a mix are there already."""
+    state, step = start
+    key = jax.random.key(KEY)
+    mine = {name: array[:, 0] for name, array in places(key, 0, 1).items()}
+
+    def fed(state, places, dataset, key):
+        return step(state, feed(dataset, places, key), key)
+
+    with jax.enable_x64(True):
+        parallel = Parallel("jit", jax.devices()[:4])
+        batch = jax.eval_shape(feed, dataset, mine, key)
+        apart = parallel.lower(step, state, batch, key)
+        together = parallel.lower(fed, state, mine, dataset, key)
+        exchanges = [
+            sorted((each.kind, each.bytes) for each in train.needs(lowered.compile()).exchanges)
+            for lowered in (apart, together)
+        ]
+    assert exchanges[0] == exchanges[1]
+    assert any(kind == "all-reduce" for kind, _ in exchanges[0])
