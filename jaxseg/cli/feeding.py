@@ -85,7 +85,7 @@ def on_device(
         InputError: The images differ in size, or the devices have no room for them.
     """
     loaded = data.load(source, devices=parallel.devices)
-    dataset = parallel.keep(loaded.dataset)
+    dataset = parallel.keep(loaded.dataset, cut=loaded.dataset.is_cut)
     run = make_run(step, feed(recipe.augment, facts), parallel)
     order = None if weights is None else data.drawn(weights)
     places = data.make_places(len(source), recipe.train.batch_size, order=order)

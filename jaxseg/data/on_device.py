@@ -3,13 +3,14 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg import collective
 from jaxseg.data.device_augment import Mix, Transform
 from jaxseg.data.labels import fit
 from jaxseg.errors import InputError
@@ -28,17 +29,23 @@ class OnDevice:
     Attributes:
         image: `[L, H, W, C]`, uint8 as a rule.
         label: `[L, H, W]`.
+        length: How many of them there are, where rows were added for the devices to divide them.
+        is_cut: Whether `Parallel.keep` cuts them over the devices instead of keeping all on each.
     """
 
     image: Array
     label: Array
+    length: int | None = field(default=None, metadata={"static": True})
+    is_cut: bool = field(default=False, metadata={"static": True})
 
     def __len__(self) -> int:
-        return len(self.image)
+        return len(self.image) if self.length is None else self.length
 
     def take(self, index: Array) -> tuple[Array, Array]:
         """Images `[..., H, W, C]` and labels `[..., H, W]` by their index `[...]`, which must be within the set."""
         image, label = jnp.asarray(self.image), jnp.asarray(self.label)
+        if self.is_cut:
+            return collective.take(image, index), collective.take(label, index)
         within = "promise_in_bounds"
         return image.at[index].get(mode=within), label.at[index].get(mode=within)
 
@@ -62,7 +69,7 @@ def load(source: Any, *, devices: Sequence[Any] = ()) -> Loaded:
 
     Args:
         source: The records.
-        devices: Where the set will be kept, whole on each; asked beforehand whether it fits.
+        devices: Where the set will be kept, asked beforehand whether it fits: whole on each, or else cut over them.
 
     Raises:
         InputError: The source is empty, an image differs in size or type from the first, or the set does not fit.
@@ -76,9 +83,13 @@ def load(source: Any, *, devices: Sequence[Any] = ()) -> Loaded:
         raise InputError("the data set is empty")
     first = source[0]
     image, label = first["image"], fit(first["label"], source.ignore_index)
-    check_memory(len(source) * (image.nbytes + label.nbytes), devices)
-    images = np.empty((len(source), *image.shape), image.dtype)
-    labels = np.empty((len(source), *label.shape), label.dtype)
+    each, rows = image.nbytes + label.nbytes, len(source)
+    is_cut = not fits(rows * each, devices)
+    if is_cut:
+        rows = -(-rows // len(devices)) * len(devices)
+        check_memory(rows * each // len(devices), devices)
+    images = np.zeros((rows, *image.shape), image.dtype)
+    labels = np.zeros((rows, *label.shape), label.dtype)
 
     def read(index: int) -> tuple[str, Sequence[str]]:
         record = source[index]
@@ -96,29 +107,33 @@ def load(source: Any, *, devices: Sequence[Any] = ()) -> Loaded:
         read_all = list(pool.map(read, range(len(source))))
     problems = dict.fromkeys(problem for _, problems in read_all for problem in problems)
     arrays: Any = (images, labels)  # the host's, until they are put on devices
-    return Loaded(OnDevice(*arrays), tuple(name for name, _ in read_all), tuple(problems))
+    dataset = OnDevice(*arrays, len(source), is_cut)
+    return Loaded(dataset, tuple(name for name, _ in read_all), tuple(problems))
+
+
+def fits(needed: int, devices: Sequence[Any]) -> bool:
+    """Whether each device has so many bytes left, as far as it tells; a CPU tells nothing."""
+    return all((free := _free(device)) is None or needed <= free for device in devices)
 
 
 def check_memory(needed: int, devices: Sequence[Any]) -> None:
-    """Raises where a data set cannot be whole on every device, as far as the devices tell.
-
-    Args:
-        needed: Bytes of the set.
-        devices: JAX devices; a CPU tells nothing of its memory.
+    """Raises where so many bytes do not fit into each of the devices.
 
     Raises:
-        InputError: It does not fit; the message holds both numbers.
+        InputError: The message holds both numbers.
     """
     for device in devices:
-        told = device.memory_stats() or {}
-        if "bytes_limit" not in told:
-            continue
-        free = told["bytes_limit"] - told.get("bytes_in_use", 0)
-        if needed > free:
+        if not fits(needed, [device]):
             raise InputError(
-                f"the data set needs {needed:,} bytes on each device, but {device} has {free:,} of "
-                f"{told['bytes_limit']:,} available: let the host load it, or store smaller images"
+                f"cut over {len(devices)} devices, the data set needs {needed:,} bytes on each, but {device} has "
+                f"{_free(device):,} of {device.memory_stats()['bytes_limit']:,} available: let the host load it, or "
+                "store smaller images"
             )
+
+
+def _free(device: Any) -> int | None:
+    told = device.memory_stats() or {}
+    return told["bytes_limit"] - told.get("bytes_in_use", 0) if "bytes_limit" in told else None
 
 
 def make_feed(transform: Transform, mixes: Sequence[Mix] = ()) -> Feed:

@@ -30,8 +30,8 @@ def make_run(step: Step, feed: Feed, parallel: Parallel) -> Run:
 
     Returns:
         `run(state, places, dataset, key) -> (state, logs)`. The state comes from `parallel.replicate` and is donated;
-        `places` holds arrays `[N, steps]`, as of `data.make_places`; the data set comes from `parallel.keep`. Each entry of
-        the logs has a first axis of steps.
+        `places` holds arrays `[N, steps]`, as of `data.make_places`; the data set comes from `parallel.keep`, cut where its
+        `is_cut` says so. Each entry of the logs has a first axis of steps.
     """
     return (looped if runs_in_python(parallel) else scanned)(step, feed, parallel)
 
@@ -51,7 +51,7 @@ def scanned(step: Step, feed: Feed, parallel: Parallel) -> Run:
         by_step = jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), places)
         return jax.lax.scan(one, state, by_step)
 
-    compiled = parallel.compile(program)
+    compiled = _compiled(program, parallel)
 
     def run(
         state: TrainState, places: Mapping[str, Any], dataset: Any, key: Key
@@ -67,7 +67,7 @@ def looped(step: Step, feed: Feed, parallel: Parallel) -> Run:
     def program(state: TrainState, places: Any, dataset: Any, key: Key) -> tuple[TrainState, Logs]:
         return step(state, feed(dataset, places, key), key)
 
-    compiled = parallel.compile(program)
+    compiled = _compiled(program, parallel)
 
     def run(
         state: TrainState, places: Mapping[str, Any], dataset: Any, key: Key
@@ -80,6 +80,16 @@ def looped(step: Step, feed: Feed, parallel: Parallel) -> Run:
         return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
 
     return run
+
+
+def _compiled(program: Callable[..., Any], parallel: Parallel) -> Callable[..., Any]:
+    """The program for data sets that are whole on every device, and for those that are cut over them."""
+    whole, cut = parallel.compile(program), parallel.compile(program, divided=(1, 2))
+
+    def call(state: TrainState, places: Any, dataset: Any, key: Key) -> Any:
+        return (cut if getattr(dataset, "is_cut", False) else whole)(state, places, dataset, key)
+
+    return call
 
 
 def make_epoch(

@@ -9,7 +9,6 @@ import pytest
 
 from jaxseg import data
 from jaxseg.data.device_augment import compose, random_mosaic, random_view
-from jaxseg.data.on_device import check_memory
 from jaxseg.errors import InputError
 
 KEY = jax.random.key(0)
@@ -60,19 +59,29 @@ def test_what_was_passed_over_is_named_once():
     assert loaded.names == ("odd-0", "odd-1", "odd-3", "odd-3")
 
 
-def test_a_set_that_does_not_fit_is_refused_with_both_numbers():
-    def device(**stats):
-        return SimpleNamespace(memory_stats=lambda: stats or None)
+def devices(count, **stats):
+    return [SimpleNamespace(memory_stats=lambda: stats or None) for _ in range(count)]
 
-    check_memory(10**15, [device()])  # a CPU tells nothing
-    check_memory(600, [device(bytes_limit=1000, bytes_in_use=400)])
-    small = device(bytes_limit=1000, bytes_in_use=401)
-    with pytest.raises(
-        InputError, match=r"needs 600 bytes on each device, but .* has 599 of 1,000"
-    ):
-        check_memory(600, [small])
-    with pytest.raises(InputError, match=r"needs 1,152 bytes"):
-        data.load(data.Shapes(4, (8, 9)), devices=[small])
+
+def test_a_set_is_whole_where_it_fits_or_nothing_is_known_of_it_and_cut_elsewhere():
+    """Five images of 288 bytes: 1,440 bytes whole; 576 of six on each of three devices."""
+    source = data.Shapes(5, (8, 9))
+    assert not data.load(source, devices=devices(3)).dataset.is_cut
+    assert not data.load(
+        source, devices=devices(3, bytes_limit=2000, bytes_in_use=560)
+    ).dataset.is_cut
+    dataset = data.load(source, devices=devices(3, bytes_limit=2000, bytes_in_use=561)).dataset
+    assert dataset.is_cut
+    assert (len(dataset), len(dataset.image)) == (5, 6)
+    assert data.load(source, devices=devices(3, bytes_limit=576)).dataset.is_cut
+
+
+def test_a_set_that_does_not_fit_is_refused_with_both_numbers():
+    message = (
+        r"cut over 3 devices, the data set needs 576 bytes on each, but .* has 575 of 600 available"
+    )
+    with pytest.raises(InputError, match=message):
+        data.load(data.Shapes(5, (8, 9)), devices=devices(3, bytes_limit=600, bytes_in_use=25))
 
 
 def test_an_image_is_augmented_by_its_place_not_its_batch():

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxseg import data, train
+from jaxseg import collective, data, train
 from jaxseg.data.device_augment import random_cutmix, random_view
 from jaxseg.train.epoch import looped, scanned
 from jaxseg.train.parallel import Parallel
@@ -71,30 +71,43 @@ def fed_by_the_host(start, dataset, feed, places):
         )
 
 
+def filled(dataset, rows):
+    """The set with rows that nobody may see, for the devices to divide it."""
+    image, label = (
+        np.concatenate([array, np.full((rows - L, *array.shape[1:]), 77, np.uint8)])
+        for array in (dataset.image, dataset.label)
+    )
+    return data.OnDevice(image, label, L, True)
+
+
 def equal(got, expected):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-12), got, expected)
 
 
 @pytest.mark.parametrize(
-    ("form", "strategy"),
+    ("form", "strategy", "cut"),
     [
-        (scanned, "jit"),
-        (looped, "shard_map"),
-        pytest.param(looped, "jit", marks=pytest.mark.slow),
-        pytest.param(scanned, "pmap", marks=pytest.mark.slow),
-        pytest.param(looped, "pmap", marks=pytest.mark.slow),
-        pytest.param(scanned, "shard_map", marks=pytest.mark.slow),
+        (scanned, "jit", False),
+        (looped, "shard_map", True),
+        pytest.param(looped, "jit", True, marks=pytest.mark.slow),
+        pytest.param(scanned, "jit", True, marks=pytest.mark.slow),
+        pytest.param(looped, "jit", False, marks=pytest.mark.slow),
+        pytest.param(scanned, "pmap", True, marks=pytest.mark.slow),
+        pytest.param(looped, "pmap", False, marks=pytest.mark.slow),
+        pytest.param(scanned, "shard_map", True, marks=pytest.mark.slow),
+        pytest.param(scanned, "shard_map", False, marks=pytest.mark.slow),
     ],
 )
 def test_every_form_and_strategy_equals_batches_from_the_host(
-    start, dataset, feed, places, fed_by_the_host, form, strategy
+    start, dataset, feed, places, fed_by_the_host, form, strategy, cut
 ):
     state, step = start
     with jax.enable_x64(True):
         parallel = Parallel(strategy, jax.devices()[:4])
         run = form(step, feed, parallel)
         key = jax.random.key(KEY)
-        got = run(parallel.replicate(state), places(key, 0, STEPS), parallel.keep(dataset), key)
+        kept = parallel.keep(filled(dataset, 12) if cut else dataset, cut=cut)
+        got = run(parallel.replicate(state), places(key, 0, STEPS), kept, key)
         for leaf in jax.tree.leaves(got):
             assert leaf.sharding.is_fully_replicated
             assert leaf.sharding.device_set == set(parallel.devices)
@@ -190,6 +203,28 @@ def test_every_image_is_seen_once_before_any_is_again(length, batch_size):
 @pytest.mark.parametrize("stop", [1, 2, 5])
 def test_a_run_that_stopped_anywhere_goes_on_to_the_same_batches(stop):
     np.testing.assert_array_equal(epochs_of(11, 4, 4, stop=stop), epochs_of(11, 4, 4))
+
+
+@pytest.mark.parametrize("strategy", ["jit", "shard_map"])
+def test_of_a_set_that_is_cut_no_more_than_the_batch_travels(dataset, places, strategy):
+    """And each device holds its part alone."""
+    parallel, key = Parallel(strategy, jax.devices()[:4]), jax.random.key(KEY)
+    kept = parallel.keep(filled(dataset, 12), cut=True)
+    for array in (kept.image, kept.label):
+        assert [len(shard.data) for shard in array.addressable_shards] == [3, 3, 3, 3]
+    mine = {name: array[:, 0] for name, array in places(key, 0, 1).items()}
+
+    def brightness(state, places, dataset):
+        image, _ = dataset.take(places["index"])
+        return state + collective.psum(image.astype(jnp.float32).sum())
+
+    fn = parallel.compile(brightness, divided=(1, 2))
+    arguments = parallel.replicate(jnp.float32(0)), parallel.shard(mine), kept
+    found = float(fn(*arguments))
+    assert found == dataset.image[mine["index"]].sum(dtype=np.float64)
+    compiled = parallel._compile(brightness, arguments, (), (1, 2)).lower(*arguments).compile()
+    travels = sum(each.bytes for each in train.needs(compiled).exchanges)
+    assert travels <= B * dataset.image[0].nbytes + 64
 
 
 def test_making_batches_on_the_device_exchanges_nothing(start, dataset, feed, places):
