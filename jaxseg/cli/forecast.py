@@ -70,6 +70,13 @@ def run(recipe: Recipe, topology: str | None) -> None:
     shown.print(
         f"memory of each: {_gb(need.memory)} (state and batch {_gb(need.state)}, the step {_gb(need.temporary)}){limit}"
     )
+    if recipe.data.on_device:
+        height, width = facts.image_size
+        held = facts.train_images * height * width * (facts.channels + 1)
+        shown.print(
+            f"besides, each holds the data set of {_gb(held)}, or {_gb(held / len(parallel.devices))} where that does not "
+            "fit (with labels of one byte), and augments: neither is in these numbers"
+        )
     shown.print(
         f"work of each: {need.flops / 1e9:.1f} GFLOP, {_gb(need.traffic)} to and from memory"
     )
