@@ -6,10 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.errors import InputError
+from jaxseg.losses.columns import mean_of
 from jaxseg.losses.nll import power
-from jaxseg.losses.pixelwise import Entries, entries, entry_weights
-from jaxseg.losses.reduce import mean_over_pixels
-from jaxseg.losses.targets import ClassWeights, Targets, read, read_one_against_rest
+from jaxseg.losses.pixelwise import Entries, entries
+from jaxseg.losses.targets import (
+    ClassWeights,
+    Targets,
+    checked_class_weights,
+    read,
+    read_one_against_rest,
+)
 from jaxseg.typing import Array
 
 
@@ -129,12 +135,10 @@ def focal_loss(
     References:
         Lin et al., 2017, https://arxiv.org/abs/1708.02002, divide by the number of boxes; over pixels every one counts.
     """
-    targets = read(logits, labels, ignore_index)
-    if alpha is not None and not targets.sigmoid:
+    if alpha is not None and not read(logits, labels, ignore_index).sigmoid:
         raise InputError("alpha is of sigmoids; for a softmax take class_weights")
-    loss = _recomputed(_focal, targets, class_weights, gamma, alpha)
-    weights = entry_weights(targets, class_weights)
-    return mean_over_pixels(loss, weights, per_image=per_image)
+    options = _focal, ignore_index, gamma, alpha
+    return _mean(options, logits, labels, class_weights, per_image)
 
 
 def poly_loss(
@@ -174,10 +178,33 @@ def poly_loss(
     """
     if not -1 <= epsilon < float("inf"):
         raise InputError(f"epsilon is {epsilon}: below -1 the loss would reward mistakes")
-    targets = read(logits, labels, ignore_index)
-    loss = _recomputed(_poly, targets, class_weights, epsilon)
-    weights = entry_weights(targets, class_weights)
-    return mean_over_pixels(loss, weights, per_image=per_image)
+    return _mean((_poly, ignore_index, epsilon), logits, labels, class_weights, per_image)
+
+
+def _mean(
+    options: tuple,
+    logits: Array,
+    labels: Array,
+    class_weights: ClassWeights | None,
+    per_image: bool,
+) -> Array:
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    read(logits, labels, options[1])  # raises with the shapes as they were given
+    weights = checked_class_weights(class_weights, logits)
+    return mean_of(_terms, options, logits, labels, weights, per_image=per_image)
+
+
+def _terms(
+    logits: Array,
+    labels: Array,
+    class_weights: Array | None,
+    formula: Callable[..., Array],
+    ignore_index: int,
+    *options: float | None,
+) -> tuple[Array, Array]:
+    """The loss and the weight of each entry."""
+    entry = entries(read(logits, labels, ignore_index), class_weights)
+    return formula(entry, *options), entry.weights
 
 
 def _recomputed(

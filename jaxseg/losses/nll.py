@@ -2,8 +2,7 @@
 
 Automatic differentiation of a log-softmax keeps the exponentials of all logits, which are as large as the logits. Written
 as below, the derivative is computed again from the logits, in the one pass that writes the gradient. Rules are
-`custom_jvp`, so both directions and second derivatives work. What a compiled `value_and_grad` of a mean needs beside its
-arguments and results, in bytes of the logits, on a CPU: see tests/losses/test_memory.py.
+`custom_jvp`, so both directions and second derivatives work. `jaxseg.losses.columns` is where means keep no maps at all.
 """
 
 import functools
@@ -15,7 +14,6 @@ from jax import lax
 
 from jaxseg.typing import Array
 
-_FEW = 12  # bytes of a pixel's logits up to which no map [...] is kept: it would be a large part of them
 _SOME = 15  # classes up to which they are summed one by one: three maps [...] fewer in memory
 
 
@@ -38,11 +36,8 @@ def nll_of_labels(logits: Array, labels: Array, valid: Array) -> Array:
     >>> nll_of_labels(jnp.zeros((1, 3)), jnp.array([1]), jnp.array([True])).round(2)
     Array([1.1], dtype=float32)
     """
-    if logits.shape[-1] > 2 and logits.shape[-1] * logits.dtype.itemsize > _FEW:
-        return _nll_of_labels(logits, labels, valid)
     if logits.shape[-1] > 2:
-        few = jax.checkpoint(_few_nll)
-        return few(logits, labels[..., None], valid[..., None])[..., 0]
+        return _nll_of_labels(logits, labels, valid)
     rise = _rise(logits, valid)
     return jnp.where(valid, softplus(jnp.where(labels == 1, -rise, rise)), 0)
 
@@ -62,10 +57,8 @@ def nll_of_distribution(logits: Array, target: Array, valid: Array) -> Array:
     Array([0.69], dtype=float32)
     """
     target = lax.stop_gradient(jnp.broadcast_to(target, logits.shape))
-    if logits.shape[-1] > 2 and logits.shape[-1] * logits.dtype.itemsize > _FEW:
-        return _nll_of_distribution(logits, target, valid)
     if logits.shape[-1] > 2:
-        return jax.checkpoint(_few_nll)(logits, target, valid[..., None])[..., 0]
+        return _nll_of_distribution(logits, target, valid)
     rise = _rise(logits, valid)
     loss = target[..., 0] * softplus(rise) + target[..., 1] * softplus(-rise)
     return jnp.where(valid, loss, 0)
@@ -98,60 +91,8 @@ def power(base: Array, exponent: float) -> Array:
 
 def _rise(logits: Array, valid: Array) -> Array:
     """The second logit above the first: a softmax of two is the sigmoid of it."""
-    first, second = _apart(logits)
-    return jnp.where(valid, (second - first)[..., 0], 0)
-
-
-def _apart(logits: Array) -> list[Array]:
-    """`[..., 1]` of each class; transposed, one concatenation, which XLA fuses with all that computes its parts."""
-    return list(lax.split(widen(logits), (1,) * logits.shape[-1], axis=-1))
-
-
-@jax.custom_jvp
-def _few_nll(logits: Array, target: Array, valid: Array) -> Array:
-    """`[..., 1]`; the target is labels `[..., 1]` or shares `[..., K]`.
-
-    Each class stands apart, so that XLA on a CPU computes the loss, or its gradient, in one pass that keeps nothing. The
-    price is that exponentials are computed again for each class.
-    """
-    classes = _apart(logits)
-    return _few_value(classes, _shares(target, logits), *_few_sums(classes), valid)
-
-
-@_few_nll.defjvp
-def _few_nll_jvp(primals, tangents):
-    logits, target, valid = primals
-    classes, shares = _apart(logits), _shares(target, logits)
-    top, total = _few_sums(classes)
-    whole = functools.reduce(jnp.add, shares)
-    rates = [
-        jnp.where(valid, whole * (jnp.exp(z - top) / total) - share, 0) * tangent
-        for z, share, tangent in zip(classes, shares, _apart(tangents[0]), strict=True)
-    ]
-    return _few_value(classes, shares, top, total, valid), functools.reduce(jnp.add, rates)
-
-
-def _shares(target: Array, logits: Array) -> list[Array]:
-    """The target's share of each class, `[..., 1]`."""
-    if target.shape == logits.shape:
-        return _apart(target)
-    dtype = np.promote_types(np.float32, logits.dtype)
-    return [(target == c).astype(dtype) for c in range(logits.shape[-1])]
-
-
-def _few_sums(classes: list[Array]) -> tuple[Array, Array]:
-    """The largest logit, and the sum of exponentials of all logits below it."""
-    top = functools.reduce(jnp.maximum, classes)
-    return top, functools.reduce(jnp.add, [jnp.exp(z - top) for z in classes])
-
-
-def _few_value(
-    classes: list[Array], shares: list[Array], top: Array, total: Array, valid: Array
-) -> Array:
-    pairs = zip(classes, shares, strict=True)
-    # A share of 0 counts for nothing, of an infinitely small logit as well.
-    below = functools.reduce(jnp.add, [jnp.where(s == 0, 0, s * (top - z)) for z, s in pairs])
-    return jnp.where(valid, functools.reduce(jnp.add, shares) * jnp.log(total) + below, 0)
+    wide = widen(logits)
+    return jnp.where(valid, wide[..., 1] - wide[..., 0], 0)
 
 
 @jax.custom_jvp

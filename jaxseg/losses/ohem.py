@@ -13,12 +13,13 @@ from jax import lax
 
 from jaxseg import collective
 from jaxseg.errors import InputError
+from jaxseg.losses.columns import map_by_columns, mean_of, sums_over_columns
+from jaxseg.losses.nll import widen
 from jaxseg.losses.pixelwise import Entries, entries
-from jaxseg.losses.reduce import ratio_of_sums
-from jaxseg.losses.targets import ClassWeights, read
+from jaxseg.losses.targets import ClassWeights, checked_class_weights, read
 from jaxseg.typing import Array
 
-_FEW = 8  # classes up to which losses are computed again for each bit: in memory they are a large part of the logits
+_FEW = 12  # bytes of a pixel's logits up to which its loss is computed again for each bit: kept, it would be a large part
 
 
 def ohem_cross_entropy(
@@ -66,8 +67,7 @@ def ohem_cross_entropy(
     if min_kept < 1:
         raise InputError(f"min_kept is {min_kept}, there must be 1 or more")
 
-    def kept(hardness: Array, last: Array) -> Array:
-        return (jnp.exp(-hardness) < threshold) | (hardness >= last)
+    kept = _below_or_last, threshold
 
     def number(counted: Array) -> Array:
         return jnp.full_like(counted, min_kept)
@@ -113,18 +113,16 @@ def topk_cross_entropy(
     if not 0 < fraction <= 1:
         raise InputError(f"fraction is {fraction}, it is a share in (0, 1]")
 
-    def kept(hardness: Array, last: Array) -> Array:
-        return hardness >= last
-
     def number(counted: Array) -> Array:
         share = counted.astype(jnp.result_type(float)) * fraction
         return jnp.maximum(jnp.floor(share).astype(jnp.int32), 1)
 
+    kept = (_up_to_last,)
     return _mean_of_kept(kept, number, logits, labels, ignore_index, class_weights, per_image)
 
 
 def _mean_of_kept(
-    kept: Callable[[Array, Array], Array],
+    kept: tuple,
     number: Callable[[Array], Array],
     logits: Array,
     labels: Array,
@@ -135,7 +133,8 @@ def _mean_of_kept(
     """The weighted mean of what is kept.
 
     Args:
-        kept: From the hardness of each entry and that of the last one to be kept in any case, to whether it is kept.
+        kept: A function from the hardness of each entry and that of the last one to be kept in any case, to whether it is
+            kept; and more of its arguments.
         number: From how many entries each group has that count, `[G]`, to how many of them are kept in any case.
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids, or multilabel targets.
@@ -145,58 +144,101 @@ def _mean_of_kept(
     """
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     targets = read(logits, labels, ignore_index)
-    num_classes = logits.shape[-1]
+    weights = checked_class_weights(class_weights, logits)
+    given = lax.stop_gradient(logits), labels, weights
+    if targets.sigmoid or logits.shape[-1] * logits.dtype.itemsize <= _FEW:
 
-    def hardness(logits: Array, labels: Array) -> Array:
-        return _hardness(entries(read(logits, labels, ignore_index), class_weights))
-
-    def terms(logits: Array, last: Array) -> tuple[Array, Array]:
-        entry = entries(targets._replace(logits=logits), class_weights)
-        hard = _hardness(entry)
-        last = last.reshape(-1, *[1] * (hard.ndim - 1))
-        weights = jnp.where(kept(hard, last) | jnp.isnan(hard), entry.weights, 0)
-        return jnp.where(weights == 0, 0, entry.nll * weights), weights
-
-    given = lax.stop_gradient(logits), labels
-    if num_classes <= _FEW or targets.sigmoid:
-        last = _last_kept(hardness, given, number, per_image)
+        def as_hard(least: Array) -> Array:
+            """`[N]`: how many entries are as hard, whose losses are computed again."""
+            constants = weights, least
+            (found,) = sums_over_columns(_as_hard, (ignore_index,), *given[:2], constants)
+            return found.astype(jnp.int32).reshape(len(found), -1).sum(1, dtype=jnp.int32)
     else:
-        last = _last_kept(lambda hard: hard, (hardness(*given),), number, per_image)
-    if num_classes <= _FEW or targets.sigmoid:
-        terms = jax.checkpoint(terms)
-    return ratio_of_sums(*terms(logits, last))
+        like = jax.ShapeDtypeStruct(labels.shape, widen(logits).dtype)
+        hardness = map_by_columns(
+            lambda logits, labels: _hardness(logits, labels, weights, ignore_index),
+            like,
+            *given[:2],
+        )
+
+        def as_hard(least: Array) -> Array:
+            found = hardness >= _along(_as_float(least), 3)
+            return found.sum((1, 2), dtype=jnp.int32)
+
+    dtype = widen(logits).dtype
+    last = _last_kept(as_hard, number, len(logits), dtype, per_image)
+    options = ignore_index, *kept
+    return mean_of(_terms, options, logits, labels, (weights, last))
 
 
-def _hardness(entry: Entries) -> Array:
+def _below_or_last(hardness: Array, last: Array, threshold: float) -> Array:
+    return (jnp.exp(-hardness) < threshold) | (hardness >= last)
+
+
+def _up_to_last(hardness: Array, last: Array) -> Array:
+    return hardness >= last
+
+
+def _terms(
+    logits: Array, labels: Array, constants: tuple, ignore_index: int, kept: Callable, *options
+) -> tuple[Array, Array]:
+    """The loss of what is kept, and its weight."""
+    class_weights, last = constants
+    entry = entries(read(logits, labels, ignore_index), class_weights)
+    hard = _hardness_of(entry)
+    chosen = kept(hard, _along(last, hard.ndim), *options) | jnp.isnan(hard)
+    weights = jnp.where(chosen, entry.weights, 0)
+    return jnp.where(weights == 0, 0, entry.nll * weights), weights
+
+
+def _as_hard(logits: Array, labels: Array, constants: tuple, ignore_index: int) -> tuple[Array]:
+    class_weights, least = constants
+    hard = _hardness(logits, labels, class_weights, ignore_index)
+    return ((hard >= _along(_as_float(least), hard.ndim)).astype(hard.dtype),)
+
+
+def _hardness(
+    logits: Array, labels: Array, class_weights: Array | None, ignore_index: int
+) -> Array:
+    return _hardness_of(entries(read(logits, labels, ignore_index), class_weights))
+
+
+def _hardness_of(entry: Entries) -> Array:
     """The loss of what counts, -1 of what does not."""
     return lax.stop_gradient(jnp.where(entry.weights > 0, entry.nll, -1))
 
 
+def _along(groups: Array, ndim: int) -> Array:
+    """`[G]` as `[G, 1, ...]`."""
+    return groups.reshape(-1, *[1] * (ndim - 1))
+
+
+def _as_float(bits: Array) -> Array:
+    return lax.bitcast_convert_type(bits, jnp.dtype(f"float{8 * bits.dtype.itemsize}"))
+
+
 def _last_kept(
-    hardness: Callable[..., Array],
-    given: tuple[Array, ...],
+    as_hard: Callable[[Array], Array],
     number: Callable[[Array], Array],
+    images: int,
+    dtype: jnp.dtype,
     per_image: bool,
 ) -> Array:
     """`[G]`: the so-many-th largest hardness of each group, 0 where it has fewer entries that count.
 
-    Floats that are not negative are in the order of their bits, from the highest to the lowest one. `hardness` is computed
-    from what is `given` for each bit again: where that costs more than it saves, it is given.
+    Floats that are not negative are in the order of their bits, which are found from the highest to the lowest one.
     """
-    kind = jax.eval_shape(hardness, *given)
-    groups, width = kind.shape[0] if per_image else 1, 8 * kind.dtype.itemsize
+    groups, width = images if per_image else 1, 8 * dtype.itemsize
     integer = jnp.dtype(f"int{width}")
 
-    def as_hard(least: Array) -> Array:
-        again, least = lax.optimization_barrier((given, least))  # or XLA would compute it once
-        bits = lax.bitcast_convert_type(hardness(*again), integer).reshape(groups, -1)
-        found = (bits >= least[:, None]).sum(1, dtype=jnp.int32)
-        return found if per_image else collective.psum(found)
+    def number_of(least: Array) -> Array:
+        found = as_hard(least)
+        return found if per_image else collective.psum(found.sum(keepdims=True, dtype=jnp.int32))
 
     def add_bit(step: Array, found: Array) -> Array:
         candidate = found | (jnp.ones((), integer) << (width - 2 - step).astype(integer))
-        return jnp.where(as_hard(candidate) >= wanted, candidate, found)
+        return jnp.where(number_of(candidate) >= wanted, candidate, found)
 
     none = jnp.zeros(groups, integer)
-    wanted = number(as_hard(none))
-    return lax.bitcast_convert_type(lax.fori_loop(0, width - 1, add_bit, none), kind.dtype)
+    wanted = number(number_of(none))
+    return _as_float(lax.fori_loop(0, width - 1, add_bit, none))

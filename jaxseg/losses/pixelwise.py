@@ -2,8 +2,7 @@
 
 `jaxseg.losses.targets` says which labels are read how, what ignoring means and what a wrong label does.
 
-Where only the mean is wanted take `cross_entropy`: XLA on a CPU fuses its sums with what computes the summands, while for a
-`jnp.mean` it first writes the loss of each sigmoid to memory, as large as the logits.
+Where only the mean is wanted take `cross_entropy`: it keeps no map, neither of the loss nor of what its gradient needs.
 """
 
 from typing import NamedTuple
@@ -11,12 +10,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxseg.errors import InputError
+from jaxseg.losses.columns import mean_of
 from jaxseg.losses.nll import nll_of_distribution, nll_of_labels, softplus, widen
-from jaxseg.losses.reduce import mean_over_pixels
 from jaxseg.losses.targets import (
     ClassWeights,
     Targets,
     check_class_weights,
+    checked_class_weights,
     read,
     read_one_against_rest,
 )
@@ -154,14 +154,26 @@ def cross_entropy(
         torch divides by the number of pixels, whatever the weights, where targets are shares of classes; here a pixel
         counts the weights of its shares, so that class ids and their one-hot form have one mean.
     """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    softmax = not read(logits, labels, ignore_index).sigmoid
+    if softmax and (not isinstance(pos_weight, float | int) or pos_weight != 1):
+        raise InputError("pos_weight is of sigmoids; for a softmax take class_weights")
+    constants = checked_class_weights(class_weights, logits), jnp.asarray(pos_weight)
+    options = ignore_index, label_smoothing
+    return mean_of(_cross_entropy, options, logits, labels, constants, per_image=per_image)
+
+
+def _cross_entropy(
+    logits: Array, labels: Array, constants: tuple, ignore_index: int, label_smoothing: float
+) -> tuple[Array, Array]:
+    """The loss and the weight of each entry."""
+    class_weights, pos_weight = constants
     targets = read(logits, labels, ignore_index)
     if targets.sigmoid:
         loss = _sigmoid(targets, class_weights, label_smoothing, pos_weight)
-    elif not isinstance(pos_weight, float | int) or pos_weight != 1:
-        raise InputError("pos_weight is of sigmoids; for a softmax take class_weights")
     else:
         loss = _softmax(targets, class_weights, label_smoothing)
-    return mean_over_pixels(loss, entry_weights(targets, class_weights), per_image=per_image)
+    return loss, entry_weights(targets, class_weights)
 
 
 class Entries(NamedTuple):

@@ -30,14 +30,10 @@ def sum_together(arrays: tuple[Array, ...], axis: int) -> tuple[Array, ...]:
     >>> [x.tolist() for x in sum_together((jnp.ones((2, 3)), jnp.zeros((2, 3))), 1)]
     [[3.0, 3.0], [0.0, 0.0]]
     """
-    number = len(arrays)
     lost = tuple(jnp.zeros_like(x) for x in arrays)
     zeros = tuple(jnp.zeros((), x.dtype) for x in arrays)
-    totals = lax.reduce((*arrays, *lost), (*zeros, *zeros), _two_sum, (axis,))
-    return tuple(
-        jnp.where(jnp.isfinite(total), total + rest, total)
-        for total, rest in zip(totals[:number], totals[number:], strict=True)
-    )
+    totals = lax.reduce((*arrays, *lost), (*zeros, *zeros), two_sum, (axis,))
+    return rounded(totals)
 
 
 @sum_together.defjvp
@@ -45,8 +41,12 @@ def _sum_together_jvp(axis, primals, tangents):
     return sum_together(*primals, axis), tuple(x.sum(axis) for x in tangents[0])
 
 
-def _two_sum(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
-    """The sums of both, and after them all that has been lost."""
+def two_sum(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+    """The sums of both, and after them all that has been lost.
+
+    >>> [float(x) for x in two_sum((jnp.float32(1), jnp.float32(0)), (jnp.float32(1e-9), jnp.float32(0)))]
+    [1.0, 9.999999717180685e-10]
+    """
     number = len(a) // 2
     totals, lost = [], []
     for x, y, lost_x, lost_y in zip(a[:number], b[:number], a[number:], b[number:], strict=True):
@@ -55,6 +55,12 @@ def _two_sum(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
         totals.append(total)
         lost.append(lost_x + lost_y + ((x - (total - part)) + (y - part)))
     return (*totals, *lost)
+
+
+def rounded(totals: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Sums from what `two_sum` has answered last."""
+    pairs = zip(totals[: len(totals) // 2], totals[len(totals) // 2 :], strict=True)
+    return tuple(jnp.where(jnp.isfinite(total), total + lost, total) for total, lost in pairs)
 
 
 def sums_per_image(arrays: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -175,6 +175,13 @@ def check_class_weights(class_weights: ClassWeights | None, num_classes: int, dt
     return jnp.asarray(class_weights, dtype)
 
 
+def checked_class_weights(class_weights: ClassWeights | None, logits: Array) -> Array | None:
+    """As `check_class_weights`, as an array, in which values can no longer be checked; None stays None."""
+    if class_weights is None:
+        return None
+    return check_class_weights(class_weights, logits.shape[-1], widen(logits).dtype)
+
+
 def _read_sigmoids(logits: Array, labels: Array, ignore_index: int) -> Targets:
     counted = labels != ignore_index
     usable = counted & (labels >= 0) & (labels <= 1)
