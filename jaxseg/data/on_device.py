@@ -106,8 +106,8 @@ def load(source: Any, *, devices: Sequence[Any] = ()) -> Loaded:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         read_all = list(pool.map(read, range(len(source))))
     problems = dict.fromkeys(problem for _, problems in read_all for problem in problems)
-    arrays: Any = (images, labels)  # the host's, until they are put on devices
-    dataset = OnDevice(*arrays, len(source), is_cut)
+    arrays: Any = {"image": images, "label": labels}  # the host's, until they are put on devices
+    dataset = OnDevice(**arrays, length=len(source), is_cut=is_cut)
     return Loaded(dataset, tuple(name for name, _ in read_all), tuple(problems))
 
 
