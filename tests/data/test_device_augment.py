@@ -86,7 +86,7 @@ def test_smaller_images_lie_anywhere_in_the_window_and_whole():
 
 @pytest.mark.parametrize(
     "dtype",
-    [jnp.uint8, jnp.bfloat16, pytest.param(jnp.float32, marks=pytest.mark.slow)],
+    [jnp.bfloat16, *(pytest.param(t, marks=pytest.mark.slow) for t in (jnp.uint8, jnp.float32))],
 )
 def test_images_keep_their_type_and_labels_theirs(dtype):
     images, labels = batch_of(2)
@@ -195,7 +195,7 @@ def test_a_mosaic_shows_the_corner_of_each_image_that_meets_the_centre():
 def test_mixes_that_do_not_happen_give_the_first_image():
     images, labels = batch_of(4)
     for mix in (aug.random_cutmix(0.0), aug.random_mosaic(0.0), aug.random_copy_paste(5, 0.0)):
-        image, label = mix(KEY, images, labels)
+        image, label = jax.jit(mix)(KEY, images, labels)
         np.testing.assert_array_equal(image, images[0])
         np.testing.assert_array_equal(label, labels[0])
 

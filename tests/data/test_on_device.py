@@ -84,9 +84,12 @@ def test_a_set_that_does_not_fit_is_refused_with_both_numbers():
         data.load(data.Shapes(5, (8, 9)), devices=devices(3, bytes_limit=600, bytes_in_use=25))
 
 
-def test_an_image_is_augmented_by_its_place_not_its_batch():
+@pytest.mark.parametrize(
+    "mixes", [(), pytest.param([random_mosaic()], marks=pytest.mark.slow)], ids=["alone", "mosaic"]
+)
+def test_an_image_is_augmented_by_its_place_not_its_batch(mixes):
     dataset = data.load(data.Shapes(9, (16, 16))).dataset
-    feed = jax.jit(data.make_feed(random_view((16, 16), scale=(0.5, 2.0)), [random_mosaic()]))
+    feed = jax.jit(data.make_feed(random_view((16, 16), scale=(0.5, 2.0)), mixes))
 
     def stream(batch_size, steps):
         places = data.make_places(9, batch_size)(KEY, 0, steps)
