@@ -52,8 +52,9 @@ def by_host(
     *,
     start: int,
     weights: np.ndarray | None,
+    shard: tuple[int, int] = (0, 1),
 ) -> Feeding:
-    """Batches that the host loads and augments."""
+    """Batches that the host loads and augments, from the step `start` on; `shard` is (index, number) of processes."""
     batches = data.train_batches(
         source,
         assemble.augmentation(recipe.augment, facts.image_size, facts.ignore_index),
@@ -61,6 +62,7 @@ def by_host(
         seed=recipe.train.seed,
         start_step=start,
         num_workers=recipe.data.workers,
+        shard=shard,
         weights=weights,
     )
     compiled = parallel.compile(step)
@@ -76,10 +78,11 @@ def on_device(
     *,
     start: int,
     weights: np.ndarray | None,
+    shard: tuple[int, int] = (0, 1),
 ) -> Feeding:
     """Batches that are made on the devices, from a training set that is kept there.
 
-    On GPUs and TPUs all steps up to the next line of the log are one program.
+    On GPUs and TPUs all steps up to the next line of the log are one program. Every process reads the whole set.
 
     Raises:
         InputError: The images differ in size, or the devices have no room for them.
@@ -88,7 +91,7 @@ def on_device(
     dataset = parallel.keep(loaded.dataset, cut=loaded.dataset.is_cut)
     run = make_run(step, feed(recipe.augment, facts), parallel)
     order = None if weights is None else data.drawn(weights)
-    places = data.make_places(len(source), recipe.train.batch_size, order=order)
+    places = data.make_places(len(source), recipe.train.batch_size, order=order, shard=shard)
     together = 1 if runs_in_python(parallel) else recipe.train.log_every
 
     def chunks() -> Iterator[dict[str, Any]]:
