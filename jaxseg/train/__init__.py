@@ -4,6 +4,13 @@ What needs more than JAX, Flax and optax is imported by its own name: `jaxseg.tr
 """
 
 from jaxseg.train.counting import with_counts
+from jaxseg.train.ensemble import (
+    Ensemble,
+    every_member,
+    make_ensemble_eval_step,
+    make_ensemble_step,
+    member,
+)
 from jaxseg.train.epoch import make_epoch, make_run
 from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.layout import by_prefix, fully_sharded
@@ -17,6 +24,7 @@ from jaxseg.train.step import EvalTotals, make_eval_step, make_train_step
 from jaxseg.train.variables import initialize
 
 __all__ = [
+    "Ensemble",
     "EvalTotals",
     "Parallel",
     "TrainState",
@@ -24,15 +32,19 @@ __all__ = [
     "by_prefix",
     "cosine",
     "create_state",
+    "every_member",
     "forecast",
     "freeze",
     "fully_sharded",
     "initialize",
     "keep_products",
+    "make_ensemble_eval_step",
+    "make_ensemble_step",
     "make_epoch",
     "make_eval_step",
     "make_run",
     "make_train_step",
+    "member",
     "needs",
     "poly",
     "scale_rates",
