@@ -132,6 +132,8 @@ def check_memory(needed: int, devices: Sequence[Any]) -> None:
 
 
 def _free(device: Any) -> int | None:
+    if device.process_index != jax.process_index():
+        return None  # its own process asks it
     told = device.memory_stats() or {}
     return told["bytes_limit"] - told.get("bytes_in_use", 0) if "bytes_limit" in told else None
 

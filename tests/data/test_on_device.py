@@ -60,7 +60,7 @@ def test_what_was_passed_over_is_named_once():
 
 
 def devices(count, **stats):
-    return [SimpleNamespace(memory_stats=lambda: stats or None) for _ in range(count)]
+    return [SimpleNamespace(memory_stats=lambda: stats or None, process_index=0)] * count
 
 
 def test_a_set_is_whole_where_it_fits_or_nothing_is_known_of_it_and_cut_elsewhere():
@@ -74,6 +74,13 @@ def test_a_set_is_whole_where_it_fits_or_nothing_is_known_of_it_and_cut_elsewher
     assert dataset.is_cut
     assert (len(dataset), len(dataset.image)) == (5, 6)
     assert data.load(source, devices=devices(3, bytes_limit=576)).dataset.is_cut
+
+
+def test_devices_of_other_processes_are_not_asked():
+    """They cannot be; each process asks its own."""
+    other = SimpleNamespace(process_index=1)
+    mine = devices(1, bytes_limit=1440)
+    assert not data.load(data.Shapes(5, (8, 9)), devices=[*mine, other]).dataset.is_cut
 
 
 def test_a_set_that_does_not_fit_is_refused_with_both_numbers():
