@@ -217,7 +217,7 @@ class TrainRecipe:
     parallel: typing.Literal["jit", "pmap", "shard_map"] = "jit"
     """How a batch is spread over the devices; the result is the same."""
     devices: int | None = None
-    """How many of the local devices to use; none takes them all."""
+    """How many devices of each process to use; none takes them all."""
     bands: int = 1
     """Into how many bands the rows of each image are cut, a device for each, where one cannot hold an image (jit)."""
     cut_state: bool = False

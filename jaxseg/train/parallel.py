@@ -13,6 +13,7 @@ from jaxseg import collective
 from jaxseg.errors import InputError, unknown
 from jaxseg.train.layout import Layout, whole
 from jaxseg.train.placement import Placement, put, put_part, put_shared
+from jaxseg.train.processes import settled
 from jaxseg.typing import Array
 
 Tree = TypeVar("Tree")
@@ -165,7 +166,7 @@ class Parallel:
         def call(*args: Any) -> Any:
             if len(args) not in programs:
                 programs[len(args)] = self._compile(fn, args, donate, divided)
-            return programs[len(args)](*args)
+            return settled(programs[len(args)](*args))
 
         return call
 
