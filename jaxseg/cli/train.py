@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import optax
 
-from jaxseg import data, pretrained
+from jaxseg import pretrained
 from jaxseg import recipe as recipes
-from jaxseg.cli import arguments, assemble, forecast, join
+from jaxseg.cli import arguments, assemble, feeding, forecast, join
 from jaxseg.cli import evaluate as evaluation
 from jaxseg.cli import report as reports
 from jaxseg.cli.assemble import Network
@@ -146,6 +146,7 @@ def _assemble(recipe: Recipe, run: RunFolder, resume: bool, goes_on: bool) -> _P
         assemble.open_source(
             recipe.data, recipe.data.test_split
         )  # better missed now than at the end
+    feeding.check(recipe)
     check_sample(train_source)
     check_sample(validation_source)
     facts = run.facts if resume else assemble.resolve(recipe, train_source)
@@ -162,21 +163,15 @@ def _assemble(recipe: Recipe, run: RunFolder, resume: bool, goes_on: bool) -> _P
     variables = network.init(recipe.train.seed)
     if facts.pretrained is not None and not goes_on:
         variables = pretrained.load(network.model, variables, facts.pretrained)
-    compiled = parallel.compile(
-        skip_nonfinite(
-            make_train_step(
-                network.model,
-                optimizer,
-                loss,
-                preprocess=network.preprocess,
-                **assemble.step_options(recipe),
-            )
+    step = skip_nonfinite(
+        make_train_step(
+            network.model,
+            optimizer,
+            loss,
+            preprocess=network.preprocess,
+            **assemble.step_options(recipe),
         )
     )
-
-    def step(state: Any, batch: Any, key: jax.Array) -> Any:
-        return compiled(state, parallel.shard(batch), key)
-
     return _Parts(
         recipe=recipe,
         facts=facts,
@@ -230,14 +225,21 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
         state, values = run.last.restore(state)
         progress = Progress(**values)
     start = int(state.step)
-    batches = data.train_batches(
-        parts.train_source,
-        assemble.augmentation(recipe.augment, facts.image_size, facts.ignore_index),
-        batch_size=recipe.train.batch_size,
-        seed=recipe.train.seed,
-        start_step=start,
-        num_workers=recipe.data.workers,
-        shard=(jax.process_index(), jax.process_count()),
+    counted = run.path / "class_pixels.npy"
+    weights, pixels = on_all(
+        lambda: feeding.weights_of(recipe, parts.train_source, counted, shown.print)
+    )
+    fed = on_all(
+        lambda: (feeding.on_device if recipe.data.on_device else feeding.by_host)(
+            recipe,
+            facts,
+            parts.train_source,
+            parts.step,
+            parallel,
+            start=start,
+            weights=weights,
+            shard=(jax.process_index(), jax.process_count()),
+        )
     )
     validate = evaluation.evaluator(
         recipe, facts, parts.network, parallel, parts.validation_source, stop
@@ -249,6 +251,8 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
         else:
             _lock(run, lock)  # only now: nothing in the recipe can be wrong any more
             run.create(recipe, facts)
+        if pixels is not None:
+            feeding.keep(counted, pixels)
         (run.path / "checkpoints").mkdir(exist_ok=True)
         return run.note_start(start)
 
@@ -278,10 +282,12 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
             return log, files.enter_context(observer)
 
         log, observer = on_all(observe)
+        if pixels is not None and log is not None:
+            log.write({"kind": "classes", "step": 0, "pixels": pixels.sum(0).tolist()})
         state, progress = fit(
             state,
-            parts.step,
-            batches,
+            fed.step,
+            fed.batches,
             key=parallel.replicate(jax.random.key(recipe.train.seed)),
             schedule=schedule,
             validate=validate,
@@ -291,7 +297,7 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
             stop=stop,
             progress=progress,
         )
-        batches.close()
+        fed.batches.close()
         if stop.answered:
             shown.print(
                 f"stopped at step {int(state.step)}, saved; go on with: jaxseg train --resume {run.path}"

@@ -10,6 +10,7 @@ import grain
 import numpy as np
 
 from jaxseg.data.labels import fit
+from jaxseg.data.sampling import Drawn
 from jaxseg.data.workers import Batches, iterate
 from jaxseg.errors import InputError
 from jaxseg.typing import Size
@@ -33,6 +34,7 @@ def train_batches(
     start_step: int = 0,
     num_workers: int = 0,
     shard: tuple[int, int] = (0, 1),
+    weights: Sequence[float] | np.ndarray | None = None,
 ) -> Batches:
     """Endless training batches, shuffled anew each epoch.
 
@@ -53,6 +55,8 @@ def train_batches(
             `if __name__ == "__main__":`, for they import it.
         shard: (index, number) of processes; each gets rows of its own of every global batch, whose
             records and their order are the same for any number.
+        weights: How often each image is drawn, such as `rare_class_weights(...)`, with repetition,
+            instead of each once an epoch.
 
     Returns:
         An iterator of `{"image": uint8 [n, H, W, C], "label": [n, H, W], "names": list}`, `n =
@@ -74,7 +78,10 @@ def train_batches(
         raise InputError(f"start_step={start_step} and seed={seed} must not be negative")
     # Grain adds the epoch to the seed: seeds 0 and 1 would share all orders but one.
     order_seed, augment_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
-    records = grain.MapDataset.source(source).shuffle(seed=order_seed).repeat()
+    if weights is None:
+        records = grain.MapDataset.source(source).shuffle(seed=order_seed).repeat()
+    else:
+        records = grain.MapDataset.source(Drawn(source, weights, seed=order_seed))
     if augment is not None:
         # Before the rows: a record's generator is seeded by its place in the global order.
         records = records.random_map(functools.partial(_augmented, augment), seed=augment_seed)

@@ -93,8 +93,10 @@ def fit(
 
     Args:
         state: Where to start; it is donated.
-        step: A compiled train step that takes host batches, made by `skip_nonfinite`.
-        batches: Batches from `state.step` on, without end; this process's part of each.
+        step: A compiled train step that takes host batches, made by `skip_nonfinite`; or one that takes `"steps"` steps
+            at once, up to a line of the log at most, and gives the logs of the last, but `"skipped_in_row"` `[steps]`.
+        batches: Batches from `state.step` on, without end; this process's part of each. With `"steps"`,
+            `"names"` is a list for each of them.
         key: Key of the whole run; the step folds its own number in.
         schedule: How long, and how often to log.
         validate: State to scores, `mean_iou` among them; called after each epoch.
@@ -135,7 +137,7 @@ def fit(
         except Stopped:
             break
         state, logs = step(state, batch, key)
-        at += 1
+        at += batch.get("steps", 1)
         observer.on_step(at)
         if batch.get("unreadable"):
             observer.on_unreadable(at, batch["unreadable"])
@@ -194,7 +196,12 @@ class _Skips:
         """Waits for all steps; raises an `InputError` that names the batches where too many were skipped in a row."""
         known = jax.device_get([in_row for _, _, in_row in self._pending])
         pending, self._pending = self._pending, []
-        for (step, names, _), in_row in zip(pending, known, strict=True):
+        each = [
+            one
+            for (step, names, _), in_row in zip(pending, known, strict=True)
+            for one in _single(step, names, in_row)
+        ]
+        for step, names, in_row in each:
             if in_row:
                 names = [name for part in exchange(list(names)) for name in part]
             self._row = [*self._row, (step, names)] if in_row else []
@@ -206,6 +213,14 @@ class _Skips:
                     f"the loss or the gradient was not finite {in_row} times in a row, up to step {step}: lower the "
                     "learning rate, or look at these images and masks:\n  " + batches
                 )
+
+
+def _single(step: int, names: Sequence[Any], in_row: Any) -> list[tuple[int, Sequence[str], Any]]:
+    """What is known of one step, or of each of several that ended with it."""
+    if np.ndim(in_row) == 0:
+        return [(step, names, in_row)]
+    first = step - len(in_row) + 1
+    return [(first + i, names[i], count) for i, count in enumerate(in_row)]
 
 
 def evaluate(

@@ -258,3 +258,19 @@ class TestCompilerOptions:
         batch = parallel.shard({"image": np.ones(2, np.float32)})
         with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
             double(parallel.replicate(jnp.float32(2)), batch)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_is_kept_is_whole_everywhere_and_outlives_the_steps_that_read_it(strategy):
+    parallel = Parallel(strategy, jax.devices()[:2])
+    table = np.arange(6.0, dtype=np.float32)
+    kept = parallel.keep({"table": table})
+    assert kept["table"].sharding.is_fully_replicated
+    step = parallel.compile(
+        lambda state, batch, kept: state + collective.psum(kept["table"][batch["i"]].sum())
+    )
+    state = parallel.replicate(jnp.float32(0))
+    for _ in range(2):
+        state = step(state, parallel.shard({"i": np.array([1, 5])}), kept)
+    assert float(state) == 12
+    np.testing.assert_array_equal(table, np.arange(6))
