@@ -13,6 +13,7 @@ _ROOMS = frozenset(
     [
         "classifiers",
         "collective",
+        "compiler",
         "data",
         "decoders",
         "distance",
@@ -37,6 +38,7 @@ if typing.TYPE_CHECKING:
     from jaxseg import (
         classifiers,
         collective,
+        compiler,
         data,
         decoders,
         distance,

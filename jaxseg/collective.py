@@ -10,6 +10,7 @@ known when the function is traced.
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec, get_abstract_mesh
 
@@ -45,6 +46,32 @@ def pmean(tree: Tree) -> Tree:
 def fold_in_device(key: jax.Array) -> Array:
     """A key of this device's own where the axis is bound, the key itself elsewhere."""
     return jax.random.fold_in(key, lax.axis_index(AXIS)) if is_bound() else key
+
+
+def take(array: Array, index: Array) -> Array:
+    """Rows of an array that is cut over the devices along its first axis, by their index in the whole of it.
+
+    Where the axis is bound each device sees its part of the array and asks for rows of its own: all devices look for
+    all rows, and what each finds travels to whoever asked. Elsewhere XLA sees the whole array and does the same.
+
+    Args:
+        array: `[L, ...]`, or where the axis is bound a device's `[L / D, ...]`.
+        index: Integers `[...]` within `0..L-1`.
+
+    >>> import jax.numpy as jnp
+    >>> take(jnp.array([[1, 2], [3, 4]]), jnp.array([1, 1, 0])).tolist()
+    [[3, 4], [3, 4], [1, 2]]
+    """
+    within = "promise_in_bounds"
+    if not is_bound():
+        return array.at[index].get(mode=within)
+    asked = lax.all_gather(index.ravel(), AXIS, tiled=True)
+    mine = asked - lax.axis_index(AXIS) * array.shape[0]
+    here = (mine >= 0) & (mine < array.shape[0])
+    rows = array.at[jnp.where(here, mine, 0)].get(mode=within)
+    kept = jnp.where(here.reshape(-1, *(1,) * (array.ndim - 1)), rows, jnp.zeros_like(rows))
+    found = lax.psum_scatter(kept, AXIS, tiled=True)  # each row lies on one device alone
+    return found.reshape(*index.shape, *array.shape[1:])
 
 
 def _whole(tree: Tree) -> Tree:

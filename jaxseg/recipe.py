@@ -98,6 +98,12 @@ class DataRecipe:
     """What an image does that cannot be read: stop the run, which is saved, or be skipped and listed."""
     workers: int = 0
     """Worker processes that decode and augment; 0 does it in threads of the main process."""
+    on_device: bool = False
+    """Keep the training images, which must have one size, on the devices, and augment them there; steps between two
+    lines of the log are then one program (on GPUs and TPUs)."""
+    rare_class_temperature: float | None = None
+    """Draw images that hold rare classes more often (rare class sampling; DAFormer's temperature is 0.01, a smaller one
+    prefers them more); none goes through all images in turn."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,18 @@ class AugmentRecipe:
     """Flip horizontally, half of the time."""
     photometric: bool = False
     """Jitter brightness, contrast, saturation and hue."""
+    rotate: float = 0.0
+    """data.on_device: the greatest angle in degrees."""
+    elastic: float = 0.0
+    """data.on_device: standard deviation of an elastic deformation in pixels; 10 is U-Net's."""
+    blur: float = 0.0
+    """data.on_device: the greatest standard deviation of a Gaussian blur in pixels."""
+    cutmix: float = 0.0
+    """data.on_device: how often a box of another image is put in, in 0..1."""
+    copy_paste: float = 0.0
+    """data.on_device: how often classes of another image are pasted in, in 0..1."""
+    mosaic: float = 0.0
+    """data.on_device: how often four images are put together, in 0..1."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +217,7 @@ class TrainRecipe:
     parallel: typing.Literal["jit", "pmap", "shard_map"] = "jit"
     """How a batch is spread over the devices; the result is the same."""
     devices: int | None = None
-    """How many of the local devices to use; none takes them all."""
+    """How many devices of each process to use; none takes them all."""
     bands: int = 1
     """Into how many bands the rows of each image are cut, a device for each, where one cannot hold an image (jit)."""
     cut_state: bool = False

@@ -18,6 +18,7 @@ ARROWS = {
     "typing": set(),
     "errors": set(),
     "collective": {"typing"},
+    "compiler": set(),
     "distance": {"typing", "errors"},
     "nn": BASE,
     "encoders": {*BASE, "nn"},
@@ -31,7 +32,7 @@ ARROWS = {
     "inference": {*BASE, "nn.resize"},
     "pretrained": {"typing", "errors"},
     # Model, loss and optimizer are arguments; metrics for the totals of an evaluation, nn for its BatchNorm.
-    "train": {*BASE, "metrics", "nn"},
+    "train": {*BASE, "compiler", "metrics", "nn"},
     "recipe": {"typing", "errors"},
     "report": {"typing", "errors", "metrics", "data"},
     "cli": ANYTHING,
@@ -176,7 +177,7 @@ tops = lambda: {name.split(".")[0] for name in sys.modules}
 before = tops()
 import jaxseg
 assert not [name for name in sys.modules if name.startswith("jaxseg.")], "rooms are loaded lazily"
-for name in "collective errors typing nn encoders decoders networks models classifiers losses metrics train inference".split():
+for name in "collective compiler errors typing nn encoders decoders networks models classifiers losses metrics train inference".split():
     getattr(jaxseg, name)
 print(sorted(tops() - before - sys.stdlib_module_names - {"jaxseg"}))
 """

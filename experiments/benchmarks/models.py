@@ -16,14 +16,13 @@ import importlib.metadata
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tyro
+from page import append
 from turns import Timing, machine, take_turns
 
-PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 HEADING = "## Networks beside their twins"
 INTRODUCTION = """Rows of `python experiments/benchmarks/models.py --append`: medians of runs that take turns, half the
 distance of the quartiles over the median, how many times as fast as the faster twin, start and compiling, peak memory.
@@ -182,17 +181,6 @@ def rows(arguments: Arguments, timings: dict[str, Timing]) -> list[str]:
     ]
 
 
-def append(lines: list[str]) -> None:
-    """Puts rows below the table on the page of benchmarks, whose section begins with the first of them."""
-    text = PAGE.read_text(encoding="utf-8")
-    if HEADING not in text:
-        text = f"{text.rstrip()}\n\n{HEADING}\n\n{INTRODUCTION}\n"
-    before, heading, after = text.partition(HEADING)
-    section, following, rest = after.partition("\n## ")
-    section = section.rstrip("\n") + "\n" + "\n".join(lines) + "\n"
-    PAGE.write_text(before + heading + section + following + rest, encoding="utf-8")
-
-
 def main(arguments: Arguments) -> None:
     """Measures, prints and, if asked to, appends."""
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as `jaxseg train` has it
@@ -205,7 +193,7 @@ def main(arguments: Arguments) -> None:
     lines = rows(arguments, take_turns(sides, arguments.rounds))
     print("\n".join(lines))
     if arguments.append:
-        append(lines)
+        append(HEADING, INTRODUCTION, lines)
 
 
 if __name__ == "__main__":

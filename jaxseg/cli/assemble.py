@@ -268,12 +268,22 @@ def frozen_statistics(recipe: ModelRecipe) -> tuple[str, ...]:
 
 
 def parallel(recipe: Recipe, devices: Sequence[Any] | None = None) -> Parallel:
-    """The recipe's strategy over as many of the devices, the local ones by default, as it asks for."""
-    devices = jax.local_devices() if devices is None else devices
+    """The recipe's strategy over as many of the devices as it asks for: by default those of each process, in turn."""
     wanted = recipe.train.devices
-    if wanted is not None and not 1 <= wanted <= len(devices):
-        raise InputError(f"train.devices is {wanted}, but there are {len(devices)}")
-    devices = devices[:wanted]
+    if devices is None:
+        shares = [jax.local_devices(process_index=i) for i in range(jax.process_count())]
+    else:
+        shares = [devices]
+    for index, share in enumerate(shares):
+        if not 1 <= (wanted or 1) <= len(share):
+            whose = f" in process {index}" if len(shares) > 1 else ""
+            raise InputError(f"train.devices is {wanted}, but there are {len(share)}{whose}")
+    counts = {len(share[:wanted]) for share in shares}
+    if len(counts) > 1:
+        raise InputError(
+            f"processes have {min(counts)} to {max(counts)} devices: give each as many (--train.devices {min(counts)})"
+        )
+    devices = [device for share in shares for device in share[:wanted]]
     built = Parallel(
         recipe.train.parallel,
         devices,
@@ -284,9 +294,12 @@ def parallel(recipe: Recipe, devices: Sequence[Any] | None = None) -> Parallel:
     for size in (recipe.train.batch_size, recipe.train.eval_batch_size):
         if size is not None and (size < 1 or size % parts):
             holders = "devices" if parts == len(devices) else "groups of devices"
+            fewer = "use fewer (--train.devices)"
+            if len(shares) > 1:
+                holders += f" in {len(shares)} processes"
+                fewer = f"{fewer}, or start fewer processes"
             raise InputError(
-                f"a batch of {size} cannot be divided over {parts} {holders}: make it a multiple, "
-                "or use fewer (--train.devices)"
+                f"a batch of {size} cannot be divided over {parts} {holders}: make it a multiple, or {fewer}"
             )
     micro = recipe.train.micro_batches
     if recipe.train.batch_size % (parts * micro):

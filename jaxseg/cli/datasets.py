@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 from rich.table import Table
 
 from jaxseg import data
-from jaxseg.cli import arguments, assemble
+from jaxseg.cli import arguments, assemble, feeding
 from jaxseg.cli.progress import console
 from jaxseg.data.check import check
 from jaxseg.errors import InputError, unknown
@@ -52,12 +53,7 @@ def _show(recipe: Recipe, options: Any) -> int:
         raise InputError(f"--count is {options.count}; at least 1 sample is drawn")
     split = options.split or recipe.data.train_split
     source = assemble.open_source(recipe.data, split)
-    size = source[0]["image"].shape[:2]
-    augment = assemble.augmentation(recipe.augment, size, source.ignore_index)
-    with data.train_batches(
-        source, augment, batch_size=options.count, seed=recipe.train.seed
-    ) as batches:
-        batch = next(batches)
+    batch = _batch(recipe, source, options.count)
     palette = np.asarray(source.palette)
     rows = []
     for image, label in zip(batch["image"], batch["label"], strict=True):
@@ -72,6 +68,25 @@ def _show(recipe: Recipe, options: Any) -> int:
         raise InputError(f"cannot write {out}: {error}") from error
     console().print(f"{options.count} samples of {split}: image, mask, overlay: {out}")
     return 0
+
+
+def _batch(recipe: Recipe, source: Any, count: int) -> Any:
+    """The first images of a run with batches of so many, as its network will see them."""
+    feeding.check(recipe)
+    if not recipe.data.on_device:
+        size = source[0]["image"].shape[:2]
+        augment = assemble.augmentation(recipe.augment, size, source.ignore_index)
+        with data.train_batches(
+            source, augment, batch_size=count, seed=recipe.train.seed
+        ) as batches:
+            return next(batches)
+    facts = assemble.resolve(recipe, source)
+    key = jax.random.key(recipe.train.seed)
+    drawn = data.make_places(len(source), count)(key, 0, 1)
+    first = {name: array[:, 0] for name, array in drawn.items()}
+    dataset = data.load(source, devices=jax.local_devices()[:1]).dataset
+    batch = jax.jit(feeding.feed(recipe.augment, facts))(dataset, first, key)
+    return jax.device_get(batch)
 
 
 def _check(recipe: Recipe, options: Any) -> int:

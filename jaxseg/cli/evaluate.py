@@ -16,10 +16,11 @@ from jaxseg.cli.folder import Facts, RunFolder
 from jaxseg.cli.progress import console, summary
 from jaxseg.recipe import Recipe
 from jaxseg.train.log import finite
-from jaxseg.train.loop import StopRequest, evaluate
+from jaxseg.train.loop import evaluate
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.state import TrainState, create_state
 from jaxseg.train.step import make_eval_step
+from jaxseg.train.stop import StopRequest
 from jaxseg.typing import Variables
 
 
@@ -97,6 +98,7 @@ def evaluator(
             source,
             batch_size=recipe.train.eval_batch_size or recipe.train.batch_size,
             ignore_index=facts.ignore_index,
+            shard=(jax.process_index(), jax.process_count()),
         )
         with batches:
             return evaluate(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from jaxseg.cli import assemble
+from jaxseg.cli import assemble, feeding
 from jaxseg.cli.progress import console
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
@@ -32,6 +32,7 @@ def run(recipe: Recipe, topology: str | None) -> None:
     recipe = dataclasses.replace(recipe, model=model)
     facts = assemble.resolve(recipe, assemble.open_source(recipe.data, recipe.data.train_split))
     network = assemble.network(recipe.model, facts)
+    feeding.check(recipe)
     parallel = assemble.parallel(recipe, None if topology is None else _devices(topology))
     optimizer = assemble.optimizer(recipe, assemble.learning_rate(recipe, 10**6))
     step = skip_nonfinite(
@@ -69,6 +70,13 @@ def run(recipe: Recipe, topology: str | None) -> None:
     shown.print(
         f"memory of each: {_gb(need.memory)} (state and batch {_gb(need.state)}, the step {_gb(need.temporary)}){limit}"
     )
+    if recipe.data.on_device:
+        height, width = facts.image_size
+        held = facts.train_images * height * width * (facts.channels + 1)
+        shown.print(
+            f"besides, each holds the data set of {_gb(held)}, or {_gb(held / len(parallel.devices))} where that does not "
+            "fit (with labels of one byte), and augments: neither is in these numbers"
+        )
     shown.print(
         f"work of each: {need.flops / 1e9:.1f} GFLOP, {_gb(need.traffic)} to and from memory"
     )

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from PIL import Image
 
+from jaxseg import compiler
 from jaxseg.cli import arguments, assemble
 from jaxseg.cli import evaluate as evaluation
 from jaxseg.cli.folder import RunFolder
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     files = find_images(options.images, Path(options.out))
     network = assemble.network(recipe.model, facts)
     variables = evaluation.restore_variables(run, network, options.checkpoint)
-    predict = jax.jit(make_predict(network.model, preprocess=network.preprocess))
+    predict = compiler.jit(make_predict(network.model, preprocess=network.preprocess))
     palette = np.asarray(facts.palette, np.uint8)
     out = Path(options.out)
     broken = []

@@ -121,9 +121,28 @@ class RunObserver:
         self._since = time.monotonic()
 
 
-def console() -> Console:
+class Unseen:
+    """What a process that neither shows nor writes anything makes of what the training loop tells: nothing."""
+
+    def on_step(self, step: int) -> None:
+        """Nothing."""
+
+    def on_train(self, step: int, logs: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def on_skip(self, step: int, names: Sequence[str]) -> None:
+        """Nothing."""
+
+    def on_unreadable(self, step: int, problems: Sequence[str]) -> None:
+        """Nothing."""
+
+    def on_validation(self, step: int, scores: Mapping[str, Any], best: bool) -> None:
+        """Nothing."""
+
+
+def console(*, quiet: bool = False) -> Console:
     """Where commands print: paths and class names stand as they are, brackets and colons included."""
-    return Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
+    return Console(soft_wrap=True, markup=False, emoji=False, highlight=False, quiet=quiet)
 
 
 def summary(scores: Mapping[str, Any]) -> str:

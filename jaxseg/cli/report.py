@@ -1,20 +1,23 @@
 """`jaxseg report RUN`: writes a run's report.html again, from its log and its best checkpoint."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxseg import data, metrics
+from jaxseg import compiler, data, metrics
 from jaxseg import recipe as recipes
 from jaxseg.cli import arguments, assemble
+from jaxseg.cli.assemble import Network
 from jaxseg.cli.folder import RunFolder
 from jaxseg.inference.predict import make_predict
 from jaxseg.report.gallery import Example, select
 from jaxseg.report.report import write_report
 from jaxseg.train.log import read_rows
+from jaxseg.train.processes import on_first
+from jaxseg.typing import Variables
 
 _SHOWN = 4
 _LOOKED_AT = 256  # validation images that the best and the worst are chosen from
@@ -29,14 +32,23 @@ def main(argv: Sequence[str]) -> int:
 
 
 def write(run: RunFolder) -> Path:
-    """Writes `report.html` into the run folder: curves, classes, confusions, best and worst images."""
-    recipe, facts = run.recipe, run.facts
-    network = assemble.network(recipe.model, facts)
+    """Writes `report.html` into the run folder: curves, classes, confusions, best and worst images.
+
+    All processes read the checkpoint, the first one writes.
+    """
+    network = assemble.network(run.recipe.model, run.facts)
     variables, scores = run.best.restore(network.shapes())
+    return Path(on_first(lambda: str(_write(run, network, variables, scores))))
+
+
+def _write(
+    run: RunFolder, network: Network, variables: Variables, scores: Mapping[str, Any]
+) -> Path:
+    recipe, facts = run.recipe, run.facts
     source = assemble.open_source(recipe.data, recipe.data.validation_split)
     step = max(1, len(source) // _LOOKED_AT)
     looked_at = data.sources.Subset(source, range(0, len(source), step)[:_LOOKED_AT])
-    predict = jax.jit(make_predict(network.model, preprocess=network.preprocess))
+    predict = compiler.jit(make_predict(network.model, preprocess=network.preprocess))
     best, worst = select(
         _examples(looked_at, recipe, facts.ignore_index, predict, variables), count=_SHOWN
     )

@@ -1,32 +1,39 @@
 """`jaxseg train [RECIPE.py] [--run DIR | --resume RUN] [--field value ...]`: trains and writes a run folder."""
 
+import argparse
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
-from jaxseg import data, pretrained
+from jaxseg import pretrained
 from jaxseg import recipe as recipes
-from jaxseg.cli import arguments, assemble, forecast
+from jaxseg.cli import arguments, assemble, feeding, forecast, join
 from jaxseg.cli import evaluate as evaluation
 from jaxseg.cli import report as reports
-from jaxseg.cli.folder import RunFolder
-from jaxseg.cli.progress import RunObserver, console, summary
+from jaxseg.cli.assemble import Network
+from jaxseg.cli.folder import Facts, RunFolder
+from jaxseg.cli.progress import RunObserver, Unseen, console, summary
 from jaxseg.data.check import check_sample
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
 from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.log import RunLog
-from jaxseg.train.loop import Progress, Schedule, StopRequest, fit
-from jaxseg.train.state import create_state
+from jaxseg.train.loop import Observer, Progress, Schedule, fit
+from jaxseg.train.parallel import Parallel
+from jaxseg.train.processes import alone, exchange, is_first, on_all, on_first
+from jaxseg.train.state import TrainState, create_state
 from jaxseg.train.step import make_train_step
+from jaxseg.train.stop import StopRequest
 
-_DESCRIPTION = """Train a model and write a run folder: checkpoints, metrics.jsonl, TensorBoard files, report.html.
+_DESCRIPTION = f"""Train a model and write a run folder: checkpoints, metrics.jsonl, TensorBoard files, report.html.
 
   jaxseg train                                   the embedded shapes set
   jaxseg train experiments/camvid_unet.py --data.root DIR
@@ -36,27 +43,49 @@ _DESCRIPTION = """Train a model and write a run folder: checkpoints, metrics.jso
   --resume RUN   a run folder to go on with; its own recipe is used
   --dry-run      compile the step and say what each device needs; nothing is trained
   --topology T   with --dry-run: TPUs that need not be there, such as v5e:16x16 (pip install libtpu)
+{join.HELP}
 
 Every field of the recipe is an option:"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Trains, or goes on with a run."""
-    given, rest = arguments.recipe_and_fields(argv)
-    name = Path(argv[0]).stem if given is not None else "shapes"
     own = arguments.parser("train", _DESCRIPTION)
     own = type(own)(prog="jaxseg train", add_help=False, allow_abbrev=False)
     own.add_argument("--run")
     own.add_argument("--resume")
     own.add_argument("--dry-run", action="store_true")
     own.add_argument("--topology")
-    options, fields = own.parse_known_args(rest)
+    join.add_options(own)
+    options, rest = own.parse_known_args(argv)
     if options.run and options.resume:
         raise InputError("--run names a new run and --resume an old one: give one of them")
     if options.topology and not options.dry_run:
         raise InputError(
             "--topology goes with --dry-run: what is trained on is the devices there are"
         )
+    join.join(options)  # before anything looks for devices, such as a recipe's own code
+    try:
+        return _run(options, rest)
+    except Exception as error:
+        if alone():
+            raise
+        join.leave(error)
+
+
+def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    recipe, name = on_all(lambda: _recipe(options, rest))
+    if options.dry_run:
+        forecast.run(recipe, options.topology)
+    else:
+        folder = options.resume or options.run or on_first(lambda: _new_name(name))
+        _train(recipe, folder, bool(options.resume))
+    return 0
+
+
+def _recipe(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Recipe, str]:
+    """The recipe that a command line asks for, and a name for its run."""
+    given, fields = arguments.recipe_and_fields(rest)
     stored = RunFolder(options.resume).recipe if options.resume else None
     start = given or stored or Recipe()
     recipe = arguments.override(start, fields, prog="jaxseg train", description=_DESCRIPTION)
@@ -65,11 +94,7 @@ def main(argv: Sequence[str]) -> int:
             f"{options.resume} was started with another recipe; a resumed run keeps its own:\n  "
             + "\n  ".join(changed)
         )
-    if options.dry_run:
-        forecast.run(recipe, options.topology)
-        return 0
-    _train(recipe, options.resume or options.run or _new_name(name), bool(options.resume))
-    return 0
+    return recipe, "shapes" if given is None else Path(rest[0]).stem
 
 
 def _changed(stored: Recipe, recipe: Recipe) -> list[str]:
@@ -87,15 +112,32 @@ def _train(recipe: Recipe, folder: str, resume: bool) -> None:
     run = RunFolder(folder)
     with contextlib.ExitStack() as lock:
         if resume:
-            lock.enter_context(run.locked())
+            on_first(lambda: _lock(run, lock))
         else:
-            run.check_new()  # before anything that takes time
+            on_first(run.check_new)  # before anything that takes time
         _train_in(run, lock, recipe, resume)
 
 
-def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume: bool) -> None:
-    shown = console()
-    stop = StopRequest()
+def _lock(run: RunFolder, lock: contextlib.ExitStack) -> None:
+    lock.enter_context(run.locked())
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a recipe's names and numbers stand for, before anything is trained or written."""
+
+    recipe: Recipe
+    facts: Facts
+    train_source: Any
+    validation_source: Any
+    network: Network
+    parallel: Parallel
+    step: Callable[..., Any]
+    state: TrainState
+    learning_rate: optax.Schedule
+
+
+def _assemble(recipe: Recipe, run: RunFolder, resume: bool, goes_on: bool) -> _Parts:
     named = dataclasses.replace(recipe.model, encoder=assemble.encoder_of(recipe.model))
     recipe = dataclasses.replace(recipe, model=named)  # the run folder says what it was
     train_source = assemble.open_source(recipe.data, recipe.data.train_split)
@@ -104,6 +146,7 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
         assemble.open_source(
             recipe.data, recipe.data.test_split
         )  # better missed now than at the end
+    feeding.check(recipe)
     check_sample(train_source)
     check_sample(validation_source)
     facts = run.facts if resume else assemble.resolve(recipe, train_source)
@@ -115,6 +158,60 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
     network = assemble.network(recipe.model, facts)
     parallel = assemble.parallel(recipe)
     loss = assemble.loss(recipe, facts)
+    learning_rate = assemble.learning_rate(recipe, recipe.train.epochs * facts.steps_per_epoch)
+    optimizer = assemble.optimizer(recipe, learning_rate)
+    variables = network.init(recipe.train.seed)
+    if facts.pretrained is not None and not goes_on:
+        variables = pretrained.load(network.model, variables, facts.pretrained)
+    step = skip_nonfinite(
+        make_train_step(
+            network.model,
+            optimizer,
+            loss,
+            preprocess=network.preprocess,
+            **assemble.step_options(recipe),
+        )
+    )
+    return _Parts(
+        recipe=recipe,
+        facts=facts,
+        train_source=train_source,
+        validation_source=validation_source,
+        network=network,
+        parallel=parallel,
+        step=step,
+        state=parallel.replicate(
+            create_state(variables, optimizer, ema=recipe.train.ema_decay is not None)
+        ),
+        learning_rate=learning_rate,
+    )
+
+
+def _check_equal(recipe: Recipe, facts: Facts) -> None:
+    """All processes must train the same model on the same data."""
+    seen = dataclasses.asdict(facts) | {"environment": None}
+    (first, seen_by_first), *others = exchange([recipes.to_dict(recipe), seen])
+    for index, (other, seen_by_other) in enumerate(others, start=1):
+        changed = _changed(recipes.from_dict(first), recipes.from_dict(other))
+        changed += [
+            f"{name}: {value!r} -> {seen_by_other[name]!r}"
+            for name, value in seen_by_first.items()
+            if value != seen_by_other[name]
+        ]
+        if changed:
+            raise InputError(
+                f"process {index} has another recipe or another data set than process 0; all need the same:\n  "
+                + "\n  ".join(changed)
+            )
+
+
+def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume: bool) -> None:
+    shown = console(quiet=not is_first())
+    stop = StopRequest()
+    goes_on = resume and on_first(lambda: run.last.step is not None)
+    parts = on_all(lambda: _assemble(recipe, run, resume, goes_on))
+    recipe, facts, parallel, state = parts.recipe, parts.facts, parts.parallel, parts.state
+    _check_equal(recipe, facts)
     schedule = Schedule(
         steps_per_epoch=facts.steps_per_epoch,
         epochs=recipe.train.epochs,
@@ -123,77 +220,75 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
         max_skipped=recipe.train.max_skipped,
     )
     steps = schedule.epochs * schedule.steps_per_epoch
-    learning_rate = assemble.learning_rate(recipe, steps)
-    optimizer = assemble.optimizer(recipe, learning_rate)
-
-    goes_on = resume and run.last.step is not None
-    variables = network.init(recipe.train.seed)
-    if facts.pretrained is not None and not goes_on:
-        variables = pretrained.load(network.model, variables, facts.pretrained)
-    state = parallel.replicate(
-        create_state(variables, optimizer, ema=recipe.train.ema_decay is not None)
-    )
     progress = Progress()
     if goes_on:
         state, values = run.last.restore(state)
         progress = Progress(**values)
-    compiled = parallel.compile(
-        skip_nonfinite(
-            make_train_step(
-                network.model,
-                optimizer,
-                loss,
-                preprocess=network.preprocess,
-                **assemble.step_options(recipe),
-            )
+    start = int(state.step)
+    counted = run.path / "class_pixels.npy"
+    weights, pixels = on_all(
+        lambda: feeding.weights_of(recipe, parts.train_source, counted, shown.print)
+    )
+    fed = on_all(
+        lambda: (feeding.on_device if recipe.data.on_device else feeding.by_host)(
+            recipe,
+            facts,
+            parts.train_source,
+            parts.step,
+            parallel,
+            start=start,
+            weights=weights,
+            shard=(jax.process_index(), jax.process_count()),
         )
     )
-    start = int(state.step)
-    augment = assemble.augmentation(recipe.augment, facts.image_size, facts.ignore_index)
-    batches = data.train_batches(
-        train_source,
-        augment,
-        batch_size=recipe.train.batch_size,
-        seed=recipe.train.seed,
-        start_step=start,
-        num_workers=recipe.data.workers,
+    validate = evaluation.evaluator(
+        recipe, facts, parts.network, parallel, parts.validation_source, stop
     )
-    validate = evaluation.evaluator(recipe, facts, network, parallel, validation_source, stop)
-    if resume:
-        recipes.save(recipe, run.path / "recipe.json")  # its data may have moved
-    else:
-        lock.enter_context(run.locked())  # only now: nothing in the recipe can be wrong any more
-        run.create(recipe, facts)
-    (run.path / "checkpoints").mkdir(exist_ok=True)
-    if changed := run.note_start(start):
+
+    def begin() -> list[str]:
+        if resume:
+            recipes.save(recipe, run.path / "recipe.json")  # its data may have moved
+        else:
+            _lock(run, lock)  # only now: nothing in the recipe can be wrong any more
+            run.create(recipe, facts)
+        if pixels is not None:
+            feeding.keep(counted, pixels)
+        (run.path / "checkpoints").mkdir(exist_ok=True)
+        return run.note_start(start)
+
+    if changed := on_first(begin):
         shown.print(f"not what the run was started with, results may differ: {'; '.join(changed)}")
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     shown.print(
-        f"{assemble.title(recipe.model)}: {count:,} parameters, {len(train_source)} images to "
-        f"train on, {len(validation_source)} to validate on, {steps} steps from {start}; run folder {run.path}"
+        f"{assemble.title(recipe.model)}: {count:,} parameters, {len(parts.train_source)} images to "
+        f"train on, {len(parts.validation_source)} to validate on, {steps} steps from {start}; run folder {run.path}"
     )
 
-    def step(state: Any, batch: Any, key: jax.Array) -> Any:
-        return compiled(state, parallel.shard(batch), key)
+    with stop.listening(), contextlib.ExitStack() as files:
 
-    with (
-        stop.listening(),
-        RunLog(run.path) as log,
-        RunObserver(
-            log,
-            shown,
-            start=start,
-            steps=steps,
-            steps_per_epoch=schedule.steps_per_epoch,
-            batch_size=recipe.train.batch_size,
-            learning_rate=learning_rate,
-        ) as observer,
-    ):
+        def observe() -> tuple[RunLog | None, Observer]:
+            if not is_first():
+                return None, Unseen()
+            log = files.enter_context(RunLog(run.path))
+            observer = RunObserver(
+                log,
+                shown,
+                start=start,
+                steps=steps,
+                steps_per_epoch=schedule.steps_per_epoch,
+                batch_size=recipe.train.batch_size,
+                learning_rate=parts.learning_rate,
+            )
+            return log, files.enter_context(observer)
+
+        log, observer = on_all(observe)
+        if pixels is not None and log is not None:
+            log.write({"kind": "classes", "step": 0, "pixels": pixels.sum(0).tolist()})
         state, progress = fit(
             state,
-            step,
-            batches,
-            key=jax.random.key(recipe.train.seed),
+            fed.step,
+            fed.batches,
+            key=parallel.replicate(jax.random.key(recipe.train.seed)),
             schedule=schedule,
             validate=validate,
             last=run.last,
@@ -202,8 +297,8 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
             stop=stop,
             progress=progress,
         )
-        batches.close()
-        if stop.requested and progress.validated_step < steps:
+        fed.batches.close()
+        if stop.answered:
             shown.print(
                 f"stopped at step {int(state.step)}, saved; go on with: jaxseg train --resume {run.path}"
             )
@@ -212,7 +307,8 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
             scores = evaluation.evaluate_run(run, recipe.data.test_split)
             row = {"kind": "test", "step": progress.best_step, **scores}
             del row["counts"]
-            log.write(row)
+            if log is not None:
+                log.write(row)
             shown.print(f"test (step {progress.best_step})  {summary(scores)}")
     best = np.round(progress.best_mean_iou, 4)
     shown.print(f"best validation mIoU {best} at step {progress.best_step}")

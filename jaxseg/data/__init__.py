@@ -20,32 +20,47 @@ _NAMES = {
     "Folder": "sources",
     "LabelMap": "labels",
     "Listed": "lists",
+    "OnDevice": "on_device",
     "Shapes": "shapes",
     "SkipUnreadable": "unreadable",
     "Subset": "sources",
     "TFDS": "tfds",
     "TrainAugment": "augment",
+    "class_pixels": "sampling",
+    "class_probabilities": "sampling",
+    "drawn": "places",
     "eval_batches": "loader",
     "folder": "sources",
     "ids_from_colors": "labels",
+    "load": "on_device",
+    "make_feed": "on_device",
+    "make_places": "places",
     "normalize": "pixels",
     "palette": "labels",
+    "rare_class_weights": "sampling",
     "read_list": "lists",
+    "shuffled": "places",
     "train_batches": "loader",
 }
-_MODULES = frozenset({*_NAMES.values(), "check", "decode", "files", "prepare", "spec", "workers"})
+_MODULES = frozenset(
+    {*_NAMES.values(), "check", "decode", "device_augment", "files", "prepare", "spec", "workers"}
+)
 
 if typing.TYPE_CHECKING:
     from jaxseg.data import (
         augment,
         check,
         decode,
+        device_augment,
         files,
         labels,
         lists,
         loader,
+        on_device,
         pixels,
+        places,
         prepare,
+        sampling,
         shapes,
         sources,
         spec,
@@ -63,7 +78,10 @@ if typing.TYPE_CHECKING:
     )
     from jaxseg.data.lists import Listed, read_list
     from jaxseg.data.loader import eval_batches, train_batches
+    from jaxseg.data.on_device import OnDevice, load, make_feed
     from jaxseg.data.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize
+    from jaxseg.data.places import drawn, make_places, shuffled
+    from jaxseg.data.sampling import class_pixels, class_probabilities, rare_class_weights
     from jaxseg.data.shapes import Shapes
     from jaxseg.data.sources import CamVid, Folder, Subset, folder
     from jaxseg.data.tfds import TFDS

@@ -10,6 +10,7 @@ import grain
 import numpy as np
 
 from jaxseg.data.labels import fit
+from jaxseg.data.sampling import Drawn
 from jaxseg.data.workers import Batches, iterate
 from jaxseg.errors import InputError
 from jaxseg.typing import Size
@@ -33,6 +34,7 @@ def train_batches(
     start_step: int = 0,
     num_workers: int = 0,
     shard: tuple[int, int] = (0, 1),
+    weights: Sequence[float] | np.ndarray | None = None,
 ) -> Batches:
     """Endless training batches, shuffled anew each epoch.
 
@@ -51,7 +53,10 @@ def train_batches(
         num_workers: Processes that read and augment; 0 does so in threads of this one. They take
             seconds to start. A script that asks for some guards its entry by
             `if __name__ == "__main__":`, for they import it.
-        shard: (index, number) of processes; each gets every so many-th record of the global order.
+        shard: (index, number) of processes; each gets rows of its own of every global batch, whose
+            records and their order are the same for any number.
+        weights: How often each image is drawn, such as `rare_class_weights(...)`, with repetition,
+            instead of each once an epoch.
 
     Returns:
         An iterator of `{"image": uint8 [n, H, W, C], "label": [n, H, W], "names": list}`, `n =
@@ -73,12 +78,31 @@ def train_batches(
         raise InputError(f"start_step={start_step} and seed={seed} must not be negative")
     # Grain adds the epoch to the seed: seeds 0 and 1 would share all orders but one.
     order_seed, augment_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
-    records = grain.MapDataset.source(source).shuffle(seed=order_seed).repeat()
+    if weights is None:
+        records = grain.MapDataset.source(source).shuffle(seed=order_seed).repeat()
+    else:
+        records = grain.MapDataset.source(Drawn(source, weights, seed=order_seed))
     if augment is not None:
-        # Before the slice: a record's generator is seeded by its place in the global order.
+        # Before the rows: a record's generator is seeded by its place in the global order.
         records = records.random_map(functools.partial(_augmented, augment), seed=augment_seed)
-    records = records[start_step * batch_size + index :: count]
-    return iterate(records.batch(batch_size // count, batch_fn=_stack), num_workers, ahead=2)
+    part = batch_size // count
+    records = _Rows(records[start_step * batch_size + index * part :], part, batch_size)
+    return iterate(records.batch(part, batch_fn=_stack), num_workers, ahead=2)
+
+
+class _Rows(grain.MapDataset):
+    """The first `part` of every `batch_size` records."""
+
+    def __init__(self, records: grain.MapDataset, part: int, batch_size: int):
+        super().__init__(records)
+        self._records, self._part, self._batch_size = records, part, batch_size
+
+    def __len__(self) -> int:
+        return len(self._records) // self._batch_size * self._part
+
+    def __getitem__(self, index: Any) -> Any:
+        batch, row = divmod(index, self._part)
+        return self._records[batch * self._batch_size + row]
 
 
 def eval_batches(
@@ -106,8 +130,8 @@ def eval_batches(
 
     Returns:
         An iterator of `{"image": uint8 [n, H, W, C], "label": [n, H, W], "names": list, "sizes":
-        list of (h, w)}`, `n = batch_size / processes`; names and sizes are those of the real
-        images, which come first.
+        list of (h, w), "global_names": list}`, `n = batch_size / processes`; names and sizes are
+        those of the real images, which come first, and the last those of the whole global batch.
 
     Raises:
         InputError: As `train_batches` does.
@@ -209,4 +233,5 @@ def _padded(
         "label": label,
         "names": [record["name"] for record in mine],
         "sizes": [record["label"].shape for record in mine],
+        "global_names": [record["name"] for record in group],
     }

@@ -27,15 +27,16 @@ def make_predict(model: Any, *, preprocess: Callable[[Array], Array] = _identity
 
     Returns:
         `predict(variables, images)`: images `[N, H, W, C]`, uint8 or float, to int32 `[N, H, W]`; to be wrapped in
-        `jax.jit`.
+        `jaxseg.compiler.jit`, or a `jax.jit` of your own.
 
+    >>> import jaxseg
     >>> from flax import linen as nn
     >>> from jaxseg.typing import Output
     >>> class Brightness(nn.Module):
     ...     @nn.compact
     ...     def __call__(self, images, train=False):
     ...         return Output(logits=images - 0.5)
-    >>> predict = jax.jit(make_predict(Brightness(), preprocess=lambda x: x.astype(jnp.float32) / 255))
+    >>> predict = jaxseg.compiler.jit(make_predict(Brightness(), preprocess=lambda x: x.astype(jnp.float32) / 255))
     >>> predict({}, jnp.array([[[[10], [200]]]], jnp.uint8)).tolist()
     [[[0, 1]]]
     """

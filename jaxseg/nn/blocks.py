@@ -18,6 +18,8 @@ kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
 class ConvNorm(nn.Module):
     """Convolution, by default without bias, batch normalisation and, unless switched off, a ReLU.
 
+    With variables that `jaxseg.inference.fold_batch_norm` made there is no normalisation, and a bias.
+
     Padding is symmetric, `dilation * (kernel_size // 2)` on every side as in PyTorch: XLA's "SAME"
     pads one side more where the stride is 2.
 
@@ -54,21 +56,24 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """Maps `[N, H, W, C]` to `[N, ceil(H / stride), ceil(W / stride), features]`."""
+        folded = not (train or self.is_initializing() or self.has_variable("params", "norm"))
         x = nn.Conv(
             self.features,
             (self.kernel_size, self.kernel_size),
             strides=self.stride,
             padding=self.dilation * (self.kernel_size // 2),
             kernel_dilation=self.dilation,
-            use_bias=self.use_bias,
+            use_bias=self.use_bias or folded,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             conv_general_dilated=convolution,
             name="conv",
         )(x)
-        x = BatchNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(x, train=train)
-        return nn.relu(x) if self.relu else x
+        if folded:
+            return nn.relu(x) if self.relu else x
+        norm = BatchNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="norm")
+        return norm(x, train=train, relu=self.relu)
 
 
 class ConvReLU(nn.Module):

@@ -1,5 +1,6 @@
 """Normalisation with PyTorch's semantics, over the global batch, in float32 or wider."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import collective
+from jaxseg.nn.platform import by_platform
 from jaxseg.typing import Array
 
 
@@ -45,8 +47,8 @@ class BatchNorm(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """Normalises `x`, `[..., C]`, over all axes but the last."""
+    def __call__(self, x: Array, *, train: bool, relu: bool = False) -> Array:
+        """Normalises `x`, `[..., C]`, over all axes but the last; a ReLU may follow at once."""
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
@@ -55,17 +57,20 @@ class BatchNorm(nn.Module):
 
         result = jnp.dtype(self.dtype or x.dtype)
         wide = np.promote_types(np.float32, x.dtype)
-        x = x.astype(wide)
+        scale, bias = scale.astype(wide), bias.astype(wide)
         if train:
-            mean, var, count = moments(x)
+            normalized: Any = normalize(x, scale, bias, self.epsilon, relu)
+            y, mean, var = normalized
+            count = collective.psum(x.size // x.shape[-1])
             if not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))
                 running_mean.value = self._move(running_mean.value, mean)
                 running_var.value = self._move(running_var.value, unbiased)
-        else:
-            mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
-        factor = jax.lax.rsqrt(var + self.epsilon) * scale.astype(wide)
-        return (affine(x, factor, mean) + per_channel(bias.astype(wide), x.ndim)).astype(result)
+            return y.astype(result)
+        mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
+        factor = jax.lax.rsqrt(var + self.epsilon) * scale
+        y = affine(x.astype(wide), factor, mean) + per_channel(bias, x.ndim)
+        return (nn.relu(y) if relu else y).astype(result)
 
     def _move(self, running: Array, new: Array) -> Array:
         new = jax.lax.stop_gradient(new).astype(running.dtype)
@@ -82,13 +87,80 @@ def affine(x: Array, factor: Array, centre: Array) -> Array:
     return (x - per_channel(centre, x.ndim)) * per_channel(factor, x.ndim)
 
 
-def moments(x: Array) -> tuple[Array, Array, int]:
-    """Mean and biased variance of each channel over the global batch, and how many values it has."""
-    axes = tuple(range(x.ndim - 1))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalize(
+    x: Array, scale: Array, bias: Array, epsilon: float, relu: bool
+) -> tuple[Array, Array, Array]:
+    """`(x - mean) / sqrt(var + epsilon) * scale + bias` by the moments of the global batch, perhaps with a ReLU.
+
+    Its own gradient keeps the input alone, not also what the ReLU lets through, and reads the maps twice: once for the
+    sums of the cotangent and of its product with the deviations, once for the result.
+
+    Args:
+        x: `[..., C]`, floating point.
+        scale: `[C]` in float32 or wider, as all that follows.
+        bias: `[C]`.
+        epsilon: Added to the variance.
+        relu: Whether negative results become zero.
+
+    Returns:
+        The result `[..., C]`, and the mean and biased variance `[C]`, for running statistics: no gradient goes through
+        these two.
+    """
+    return _forward(x, scale, bias, epsilon, relu)[0]
+
+
+def _forward(x: Array, scale: Array, bias: Array, epsilon: float, relu: bool) -> tuple[Any, Any]:
+    wide = x.astype(scale.dtype)
     count = collective.psum(x.size // x.shape[-1])
-    mean = collective.psum(x.sum(axes)) / count
-    var = collective.psum(jnp.square(x - per_channel(mean, x.ndim)).sum(axes)) / count
-    return mean, var, count
+    mean = collective.psum(sum_pixels(wide)) / count
+    var = collective.psum(sum_pixels(jnp.square(wide - per_channel(mean, x.ndim)))) / count
+    inverse = jax.lax.rsqrt(var + epsilon)
+    y = affine(wide, inverse * scale, mean) + per_channel(bias, x.ndim)
+    return (nn.relu(y) if relu else y, mean, var), (x, scale, bias, mean, inverse)
+
+
+def _backward(epsilon: float, relu: bool, saved: Any, cotangents: Any) -> tuple[Array, ...]:
+    x, scale, bias, mean, inverse = saved
+    gradient = cotangents[0]
+    factor = inverse * scale
+    deviation = x.astype(scale.dtype) - per_channel(mean, x.ndim)
+    if relu:
+        y = deviation * per_channel(factor, x.ndim) + per_channel(bias, x.ndim)
+        gradient = jnp.where(y > 0, gradient, 0)
+    of_bias, of_product = sum_pixels(gradient), sum_pixels(gradient * deviation)
+    count = collective.psum(x.size // x.shape[-1])
+    slope = collective.psum(of_product) * jnp.square(inverse) / count
+    centre = collective.psum(of_bias) / count
+    of_x = gradient - per_channel(centre, x.ndim) - deviation * per_channel(slope, x.ndim)
+    of_x = of_x * per_channel(factor, x.ndim)
+    return of_x.astype(x.dtype), of_product * inverse, of_bias
+
+
+normalize.defvjp(_forward, _backward)
+
+
+def sum_pixels(x: Array) -> Array:
+    """The sum over all axes but the last; not to be differentiated through.
+
+    XLA on a CPU turns a long sum into windows of 16, without vector instructions: 4 x 128 x 128 x 64 numbers take 4.5 ms
+    of processor time (jax 0.10). Adding the second half to the first until little is left takes 0.8 ms, and as a
+    pairwise sum loses a tenth of the digits.
+
+    >>> sum_pixels(jnp.ones((2, 3, 5, 4))).tolist()
+    [30.0, 30.0, 30.0, 30.0]
+    """
+    return by_platform(x, cpu=_sum_halves, plain=lambda x: x.sum(tuple(range(x.ndim - 1))))
+
+
+def _sum_halves(x: Array) -> Array:
+    x = x.reshape(x.shape[0], -1, x.shape[-1])  # images stay apart: devices may have their own
+    odd = []
+    while x.shape[1] > 16:
+        half = x.shape[1] // 2
+        odd += [x[:, 2 * half]] if x.shape[1] % 2 else []
+        x = x[:, :half] + x[:, half : 2 * half]
+    return sum([rest.sum(0) for rest in odd], x.sum((0, 1)))
 
 
 class GroupNorm(nn.Module):

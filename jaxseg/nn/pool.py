@@ -1,11 +1,15 @@
 """Pooling with PyTorch's semantics, and its inverse."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from jaxseg.errors import InputError
+from jaxseg.nn.platform import by_platform
+from jaxseg.nn.pool_gradient import max_pool_gradient
 from jaxseg.typing import Array, Size
 
 
@@ -24,9 +28,31 @@ def max_pool(x: Array, window: int, stride: int, padding: int = 0) -> Array:
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 3, 2, 1)[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
     """
+    return _max_pool(x, window, stride, padding)
+
+
+def _reduced(x: Array, window: int, stride: int, padding: int) -> Array:
     pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     return lax.reduce_window(
         x, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1), pads
+    )
+
+
+_max_pool = jax.custom_vjp(_reduced, nondiff_argnums=(1, 2, 3))
+_max_pool.defvjp(
+    lambda x, *sizes: (_reduced(x, *sizes), x),
+    lambda *arguments: (_max_pool_gradient(*arguments),),
+)
+
+
+def _max_pool_gradient(window: int, stride: int, padding: int, x: Array, gradient: Array) -> Array:
+    """XLA's own scatters, one number after the other on a CPU: see `pool_gradient.py`."""
+    sizes = {"window": window, "stride": stride, "padding": padding}
+    return by_platform(
+        x,
+        gradient,
+        cpu=partial(max_pool_gradient, **sizes),
+        plain=lambda x, gradient: jax.vjp(partial(_reduced, **sizes), x)[1](gradient)[0],
     )
 
 

@@ -3,6 +3,7 @@
 What needs more than JAX, Flax and optax is imported by its own name: `jaxseg.train.checkpoint`, `jaxseg.train.loop`.
 """
 
+from jaxseg.train.counting import with_counts
 from jaxseg.train.ensemble import (
     Ensemble,
     every_member,
@@ -10,6 +11,7 @@ from jaxseg.train.ensemble import (
     make_ensemble_step,
     member,
 )
+from jaxseg.train.epoch import make_epoch, make_run
 from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.layout import by_prefix, fully_sharded
 from jaxseg.train.optimizers import adamw, cosine, freeze, poly, sgd
@@ -38,7 +40,9 @@ __all__ = [
     "keep_products",
     "make_ensemble_eval_step",
     "make_ensemble_step",
+    "make_epoch",
     "make_eval_step",
+    "make_run",
     "make_train_step",
     "member",
     "needs",
@@ -46,4 +50,5 @@ __all__ = [
     "scale_rates",
     "sgd",
     "skip_nonfinite",
+    "with_counts",
 ]

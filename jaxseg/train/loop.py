@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,8 +13,10 @@ from jaxseg import metrics
 from jaxseg.errors import InputError
 from jaxseg.train.checkpoint import Checkpoint
 from jaxseg.train.parallel import Parallel
+from jaxseg.train.processes import alone, exchange
 from jaxseg.train.state import TrainState
 from jaxseg.train.step import EvalTotals
+from jaxseg.train.stop import Stopped, StopRequest, until_stopped
 
 
 class Observer(Protocol):
@@ -74,39 +75,6 @@ class Schedule:
     max_skipped: int = 10
 
 
-class Stopped(Exception):  # noqa: N818 - nothing went wrong
-    """A validation was given up because a stop was requested."""
-
-
-class StopRequest:
-    """Turns Ctrl-C and SIGTERM into a request that the loop answers after the step in flight.
-
-    A second signal acts as it would have without this class.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator["StopRequest"]:
-        """Listens while the block runs."""
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.getsignal(number) for number in signals}
-
-        def request(number: int, frame: Any) -> None:
-            self.requested = True
-            for each, handler in before.items():
-                signal.signal(each, handler)
-
-        for number in signals:
-            signal.signal(number, request)
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 def fit(
     state: TrainState,
     step: Callable[[TrainState, Mapping[str, Any], jax.Array], tuple[TrainState, dict[str, Any]]],
@@ -125,8 +93,10 @@ def fit(
 
     Args:
         state: Where to start; it is donated.
-        step: A compiled train step that takes host batches, made by `skip_nonfinite`.
-        batches: Batches from `state.step` on, without end.
+        step: A compiled train step that takes host batches, made by `skip_nonfinite`; or one that takes `"steps"` steps
+            at once, up to a line of the log at most, and gives the logs of the last, but `"skipped_in_row"` `[steps]`.
+        batches: Batches from `state.step` on, without end; this process's part of each. With `"steps"`,
+            `"names"` is a list for each of them.
         key: Key of the whole run; the step folds its own number in.
         schedule: How long, and how often to log.
         validate: State to scores, `mean_iou` among them; called after each epoch.
@@ -146,6 +116,7 @@ def fit(
     progress = progress or Progress()
     at, end = int(state.step), schedule.epochs * schedule.steps_per_epoch
     skips = _Skips(observer, schedule.max_skipped)
+    batches = until_stopped(batches, stop)
     while True:
         if at % schedule.steps_per_epoch == 0 and at > progress.validated_step:
             try:
@@ -158,17 +129,15 @@ def fit(
                 best.save(at, state.evaluated.variables, scores)
             observer.on_validation(at, scores, progress.best_step == at)
             last.save(at, state, dataclasses.asdict(progress))
-        if at >= end or stop.requested or _exhausted(progress, schedule):
+        if at >= end or _exhausted(progress, schedule):
             break
         try:
             with _saving_first(last, at, state, progress, skips):
                 batch = next(batches)
-        except InputError:
-            if stop.requested:  # the signal ended the loader's processes as well
-                break
-            raise
+        except Stopped:
+            break
         state, logs = step(state, batch, key)
-        at += 1
+        at += batch.get("steps", 1)
         observer.on_step(at)
         if batch.get("unreadable"):
             observer.on_unreadable(at, batch["unreadable"])
@@ -180,7 +149,7 @@ def fit(
         if logged:
             values = jax.device_get(logs)
             observer.on_train(at, {name: float(value) for name, value in values.items()})
-    if stop.requested:
+    if stop.answered:
         skips.tell()
         last.save(at, state, dataclasses.asdict(progress))
     return state, progress
@@ -194,6 +163,8 @@ def _saving_first(
     try:
         yield
     except (InputError, RuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and not alone():
+            raise  # another process has died, without which nothing can be saved
         if not step:
             raise InputError(str(error)) from error
         with contextlib.suppress(InputError):
@@ -225,7 +196,14 @@ class _Skips:
         """Waits for all steps; raises an `InputError` that names the batches where too many were skipped in a row."""
         known = jax.device_get([in_row for _, _, in_row in self._pending])
         pending, self._pending = self._pending, []
-        for (step, names, _), in_row in zip(pending, known, strict=True):
+        each = [
+            one
+            for (step, names, _), in_row in zip(pending, known, strict=True)
+            for one in _single(step, names, in_row)
+        ]
+        for step, names, in_row in each:
+            if in_row:
+                names = [name for part in exchange(list(names)) for name in part]
             self._row = [*self._row, (step, names)] if in_row else []
             if in_row:
                 self._observer.on_skip(step, names)
@@ -235,6 +213,14 @@ class _Skips:
                     f"the loss or the gradient was not finite {in_row} times in a row, up to step {step}: lower the "
                     "learning rate, or look at these images and masks:\n  " + batches
                 )
+
+
+def _single(step: int, names: Sequence[Any], in_row: Any) -> list[tuple[int, Sequence[str], Any]]:
+    """What is known of one step, or of each of several that ended with it."""
+    if np.ndim(in_row) == 0:
+        return [(step, names, in_row)]
+    first = step - len(in_row) + 1
+    return [(first + i, names[i], count) for i, count in enumerate(in_row)]
 
 
 def evaluate(
@@ -251,7 +237,7 @@ def evaluate(
     Args:
         state: The state, replicated.
         step: A compiled evaluation step that takes host batches.
-        batches: Each image once; padding is labelled `ignore_index`.
+        batches: Each image once; padding is labelled `ignore_index`. This process's part of each.
         num_classes: Number of classes of the logits (1 for one sigmoid).
         parallel: The devices that the step was compiled for.
         stop: Asked before each batch.
@@ -264,9 +250,7 @@ def evaluate(
         Stopped: A stop was requested.
     """
     totals = parallel.replicate(EvalTotals.zero(num_classes))
-    for batch in batches:
-        if stop is not None and stop.requested:
-            raise Stopped
+    for batch in until_stopped(batches, stop or StopRequest()):
         totals = step(state, batch, totals)
     counts = totals.counts.to_numpy()
     return {

@@ -9,17 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxseg import collective
+from jaxseg import collective, compiler
 from jaxseg.errors import InputError, unknown
 from jaxseg.train.layout import Layout, whole
-from jaxseg.train.placement import Placement, put, put_part
+from jaxseg.train.placement import Placement, put, put_part, put_shared
+from jaxseg.train.processes import settled
 from jaxseg.typing import Array
 
 Tree = TypeVar("Tree")
 
 _STRATEGIES = ("jit", "pmap", "shard_map")
-# Convolutions by Eigen instead of YNNPACK: gradients of filters are several times faster on a CPU.
-_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 class Parallel:
@@ -80,6 +79,31 @@ class Parallel:
         """
         return put(tree, self._placement.state(tree))
 
+    def keep(self, tree: Tree, *, cut: bool = False) -> Tree:
+        """What steps read and never are given as a donation, such as a data set, whole on every device or cut over them.
+
+        Args:
+            tree: A pytree of arrays, the same in every process, on the host as a rule. No second copy of them is made on
+                a device, as `replicate` does; on a CPU the result may share their memory.
+            cut: Whether each array is cut along its first axis, an equal part on each device; for arguments that
+                `compile` knows as `divided`.
+
+        Returns:
+            The tree on the mesh of all devices. For `"pmap"` a cut array is `[D, L / D, ...]`.
+
+        Raises:
+            InputError: The devices do not divide a first axis.
+        """
+        if not cut:
+            return put_shared(tree, self._placement.everywhere)
+        count = len(self.devices)
+        for array in jax.tree.leaves(tree):
+            if len(array) % count:
+                raise InputError(f"{len(array)} rows cannot be cut over {count} devices")
+        if self.strategy == "pmap":
+            tree = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), tree)
+        return put_shared(tree, self._placement.divided)
+
     def shard(self, batch: Mapping[str, Any]) -> dict[str, Array]:
         """A batch cut along its first axis, an equal part on each device (or group of devices, with bands).
 
@@ -113,7 +137,13 @@ class Parallel:
             )
         return {name: self._put(array, count) for name, array in arrays.items()}
 
-    def compile(self, fn: Callable[..., Any], donate: tuple[int, ...] = (0,)) -> Callable[..., Any]:
+    def compile(
+        self,
+        fn: Callable[..., Any],
+        donate: tuple[int, ...] = (0,),
+        *,
+        divided: tuple[int, ...] = (1,),
+    ) -> Callable[..., Any]:
         """A step over all devices.
 
         Args:
@@ -121,9 +151,10 @@ class Parallel:
                 must be the same on every device: sums and means go through `jaxseg.collective`.
             donate: Which arguments are given away: their memory is used for results, and they cannot be read again. The
                 state by default; `(2,)` for an evaluation step, which gives away the totals and keeps the state.
+            divided: Which arguments are cut along their first axis: the batch, and what `keep(..., cut=True)` gave.
 
         Returns:
-            The function for arguments from `replicate` and, for the second, `shard`; its results are on every device,
+            The function for arguments from `replicate` or `keep` and, for the second, `shard`; its results are on every device,
             but for what the layout cuts.
         """
 
@@ -132,8 +163,8 @@ class Parallel:
         @functools.wraps(fn)
         def call(*args: Any) -> Any:
             if len(args) not in programs:
-                programs[len(args)] = self._compile(fn, args, donate)
-            return programs[len(args)](*args)
+                programs[len(args)] = self._compile(fn, args, donate, divided)
+            return settled(programs[len(args)](*args))
 
         return call
 
@@ -186,9 +217,13 @@ class Parallel:
         return put_part(array, self._placement.batch(array))
 
     def _compile(
-        self, fn: Callable[..., Any], args: Sequence[Any], donate: tuple[int, ...]
+        self,
+        fn: Callable[..., Any],
+        args: Sequence[Any],
+        donate: tuple[int, ...],
+        divided: tuple[int, ...] = (1,),
     ) -> Callable[..., Any]:
-        options = _compiler_options(self.devices[0].platform)
+        options = compiler.options(self.devices[0].platform)
         place = self._placement
         if not place.is_plain:  # arguments say themselves where they are
             fn = _cut(fn, place)
@@ -198,12 +233,12 @@ class Parallel:
             return jax.jit(
                 fn, out_shardings=placed, donate_argnums=donate, compiler_options=options
             )
-        shardings = [place.divided if i == 1 else place.everywhere for i in range(len(args))]
+        shardings = [place.divided if i in divided else place.everywhere for i in range(len(args))]
         if self.strategy == "pmap":
             mapped = jax.pmap(
                 fn,
                 collective.AXIS,
-                in_axes=tuple(0 if i == 1 else None for i in range(len(args))),
+                in_axes=tuple(0 if i in divided else None for i in range(len(args))),
                 out_axes=None,
                 devices=self.devices,
                 donate_argnums=donate,
@@ -244,15 +279,3 @@ def _is_numeric(array: Any) -> bool:
     return hasattr(array, "dtype") and (
         jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool
     )
-
-
-@functools.cache
-def _compiler_options(platform: str) -> dict[str, Any] | None:
-    """What XLA is asked for beyond its defaults, where it knows of it."""
-    if platform != "cpu":
-        return None
-    try:
-        jax.jit(lambda x: x, compiler_options=_CPU_OPTIONS).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:
-        return None
-    return _CPU_OPTIONS

@@ -110,6 +110,13 @@ def put(tree: Tree, shardings: Any) -> Tree:
     return jax.tree.map(_spread, tree, shardings)
 
 
+def put_shared(tree: Tree, sharding: NamedSharding) -> Tree:
+    """A tree that every process holds whole, as global arrays that may share memory with it."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda array: _spread(array, sharding), tree)
+
+
 def put_part(array: Any, sharding: NamedSharding) -> Array:
     """This process's part of a batch's array, as a part of the global one."""
     if jax.process_count() == 1:

@@ -48,7 +48,8 @@ def make_train_step(
             statistics.
         optimizer: Any optax transformation; that of `create_state`.
         loss_fn: `(output, batch) -> (scalar, logs)`, as of `losses.make_loss_fn`. On several devices it must return the
-            global batch's loss: ratios of sums over `collective.psum`.
+            global batch's loss: ratios of sums over `collective.psum`. Integers in its logs are counts, which must be of
+            the global batch as well.
         preprocess: Maps `batch["image"]` to what the model takes, on the device, such as `data.normalize(...)`.
         frozen_statistics: Path prefixes of the BatchNorm layers that use and keep their running statistics, such as
             `("encoder",)`; `("",)` for all of them.
@@ -130,6 +131,7 @@ def make_train_step(
             )
         # Each device differentiates the same global loss through its own part of the batch; the sum's transpose has
         # added up the devices' cotangents, so that the mean is the gradient.
+        counts, logs = _divided(logs)
         gradient, loss, logs = collective.pmean((gradient, loss, logs))
         with jax.numpy_dtype_promotion("standard"):  # optax mixes types
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -139,7 +141,7 @@ def make_train_step(
             if ema_decay is not None:
                 ema = optax.incremental_update(params, state.ema, 1 - ema_decay)
         state = TrainState(state.step + 1, params, batch_stats, opt_state, ema, state.skipped)
-        return state, {"loss": loss, "gradient_norm": norm} | logs
+        return state, {"loss": loss, "gradient_norm": norm} | logs | counts
 
     return train_step
 
@@ -229,6 +231,16 @@ def make_eval_step(
         return EvalTotals(totals.counts + counts, _add(totals.loss_sum, addend))
 
     return eval_step
+
+
+def _divided(logs: Logs) -> tuple[Logs, Logs]:
+    """Logs of integers, which are counts over all devices already (`train.with_counts`), and the others."""
+    counts: Logs = {}
+    for name, value in logs.items():
+        kinds = [jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(value)]
+        if all(kinds):
+            counts[name] = value
+    return counts, {name: value for name, value in logs.items() if name not in counts}
 
 
 def _trained(optimizer: optax.GradientTransformation, params: Any) -> Any:

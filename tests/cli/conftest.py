@@ -80,13 +80,13 @@ def launch(tiny_encoder, tmp_path_factory):
     program = "import sys; from jaxseg.cli.main import main; sys.exit(main())"
     started = []
 
-    def start(*arguments):
+    def start(*arguments, **variables):
         process = subprocess.Popen(
             [sys.executable, "-c", program, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=environment,
+            env=environment | variables,
         )
         started.append(process)
         return process

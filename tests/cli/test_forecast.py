@@ -14,11 +14,12 @@ def test_a_dry_run_says_what_the_devices_need_and_writes_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     devices = [field for field in fields if not field.startswith("--train.devices")]
-    assert main(["train", "--dry-run", *devices, "--train.devices=2"]) == 0
+    assert main(["train", "--dry-run", *devices, "--train.devices=2", "--data.on-device"]) == 0
     printed = capsys.readouterr().out
     assert "8 images of 24 x 32 on 2 devices (cpu)" in printed
     assert "memory of each: 0." in printed
     assert "all-reduce" in printed
+    assert "each holds the data set of 0.000 GB" in printed
     assert not list(tmp_path.iterdir())
 
 

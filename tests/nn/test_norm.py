@@ -5,6 +5,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxseg.nn import BatchNorm, GroupNorm
+from jaxseg.nn.norm import normalize, sum_pixels
 
 STATISTICS = {
     "params": {"scale": np.float32([1.5, 0.5]), "bias": np.float32([0.1, -0.2])},
@@ -100,6 +101,74 @@ def test_statistics_are_those_of_the_global_batch(strategy):
     np.testing.assert_allclose(shards, y, rtol=0, atol=1e-5)
     for name in ("mean", "var"):
         np.testing.assert_allclose(moved_there[name], moved[name], rtol=0, atol=1e-6)
+
+
+def composed(x, scale, bias, relu):
+    """The formula, whose gradient JAX derives."""
+    wide = x.astype(scale.dtype)
+    mean, var = wide.mean((0, 1, 2), keepdims=True), wide.var((0, 1, 2), keepdims=True)
+    scale, bias = scale.reshape(1, 1, 1, -1), bias.reshape(1, 1, 1, -1)
+    y = (wide - mean) * jax.lax.rsqrt(var + 1e-5) * scale + bias
+    return (jax.nn.relu(y) if relu else y).astype(x.dtype)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [(2, 9, 7, 3), (4, 16, 16, 2), (3, 1, 1, 2), (1, 37, 5, 1)])
+def test_its_own_gradient_is_the_formulas(shape, relu):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x, cotangent = (jnp.asarray(rng.normal(2, 3, shape)) for _ in range(2))
+        scale, bias = (jnp.asarray(rng.normal(size=shape[-1])) for _ in range(2))
+
+        def run(form):
+            return jax.jit(lambda *a: jax.vjp(form, *a)[1](cotangent))(x, scale, bias)
+
+        ours = run(lambda x, s, b: normalize(x, s, b, 1e-5, relu)[0])
+        theirs = run(lambda x, s, b: composed(x, s, b, relu))
+        assert float(jnp.abs(theirs[1]).max()) > 0.1 or shape[:3] == (3, 1, 1)
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_its_own_gradient_in_bfloat16_is_that_of_float32_rounded():
+    x = jnp.asarray(noise(2, 16, 9, 3, loc=2.0), jnp.bfloat16)
+    cotangent = jnp.asarray(noise(2, 16, 9, 3), jnp.bfloat16)
+    scale, bias = jnp.float32([1, 2, 3]), jnp.float32([0, 1, 0])
+
+    def gradient(form, x, cotangent):
+        return jax.vjp(form, x, scale, bias)[1](cotangent)
+
+    def ours(x, scale, bias):
+        return normalize(x, scale, bias, 1e-5, True)[0].astype(x.dtype)
+
+    got = gradient(ours, x, cotangent)
+    exact = gradient(
+        lambda x, s, b: composed(x, s, b, True),
+        x.astype(jnp.float32),
+        cotangent.astype(jnp.float32),
+    )
+    assert [leaf.dtype for leaf in got] == [jnp.bfloat16, jnp.float32, jnp.float32]
+    np.testing.assert_allclose(got[0].astype(jnp.float32), exact[0], rtol=2**-8, atol=1e-6)
+    for a, b in zip(got[1:], exact[1:], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_relu_is_part_of_the_layer():
+    x = noise(2, 3, 4, 2)
+    for mode in ({"train": False}, {"train": True, "mutable": ["batch_stats"]}):
+        plain = BatchNorm().apply(STATISTICS, x, **mode)
+        rectified = BatchNorm().apply(STATISTICS, x, relu=True, **mode)
+        if mode["train"]:
+            plain, rectified = plain[0], rectified[0]
+        np.testing.assert_array_equal(rectified, np.maximum(plain, 0))
+        assert (np.asarray(plain) < 0).any()
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (1, 1, 1, 5), (3, 37, 53, 2), (2, 64, 64, 4)])
+def test_sums_over_pixels_are_exact_to_a_few_roundings(shape):
+    x = noise(*shape, loc=100.0)
+    exact = x.astype(np.float64).reshape(-1, shape[-1]).sum(0)
+    np.testing.assert_allclose(jax.jit(sum_pixels)(x), exact, rtol=3e-7, atol=0)
 
 
 def test_initialising_does_not_move_the_statistics():

@@ -8,6 +8,7 @@ from jax.test_util import check_grads
 
 from jaxseg.errors import InputError
 from jaxseg.nn import adaptive_avg_pool, max_pool, max_pool_with_indices, max_unpool
+from jaxseg.nn.pool import _reduced
 
 
 def noise(*shape):
@@ -26,6 +27,74 @@ def test_places_are_where_the_maxima_are(window, stride, padding, size):
     flat = x.reshape(2, -1, 3)
     found = np.take_along_axis(flat, np.asarray(places).reshape(2, -1, 3), axis=1)
     np.testing.assert_array_equal(found.reshape(values.shape), values)
+
+
+WINDOWS = [(3, 2, 1), (2, 2, 0), (3, 1, 1), (2, 3, 1), (3, 2, 0), (5, 2, 2), (4, 3, 2)]
+
+
+def pool_gradients(x, window, stride, padding, dtype):
+    """Ours, which the tests' CPUs take, and XLA's, of a cotangent without equal numbers."""
+    x = jnp.asarray(x, dtype)
+    sizes = (window, stride, padding)
+    shape = jax.eval_shape(lambda x: _reduced(x, *sizes), x).shape
+    cotangent = jnp.asarray(np.random.default_rng(1).normal(size=shape), dtype)
+    return [
+        np.asarray(jax.jit(lambda x, form=form: jax.vjp(form, x)[1](cotangent)[0])(x))
+        for form in (lambda x: max_pool(x, *sizes), lambda x: _reduced(x, *sizes))
+    ]
+
+
+@pytest.mark.parametrize(("window", "stride", "padding"), WINDOWS)
+@pytest.mark.parametrize("size", [(8, 8), (7, 10), (5, 9)])
+def test_its_own_gradient_is_that_of_xla(window, stride, padding, size):
+    with jax.enable_x64(True):
+        ours, theirs = pool_gradients(noise(2, *size, 3), window, stride, padding, jnp.float64)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+        assert np.abs(ours).max() > 0.5
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_its_own_gradient_goes_to_the_first_of_equal_ones(dtype):
+    x = np.random.default_rng(0).integers(0, 3, (2, 9, 12, 3)).astype(np.float32)
+    ours, theirs = pool_gradients(x, 3, 2, 1, dtype)
+    assert ours.dtype == dtype
+    tolerance = 1e-6 if dtype == jnp.float32 else 2**-6  # four numbers are added up
+    np.testing.assert_allclose(*(np.float32(x) for x in (ours, theirs)), rtol=0, atol=tolerance)
+
+
+def test_its_own_gradient_stays_inside_of_the_image():
+    """XLA's is lost in the border; torch's and ours go to the first pixel inside, as the places do."""
+    x = jnp.full((1, 4, 6, 2), -jnp.inf)
+    gradient = jax.grad(lambda x: max_pool(x, 3, 2, 1).sum())(x)
+    _, where = max_pool_with_indices(x, 3, 2, 1)
+    expected = np.zeros(x.shape).reshape(-1, 2)
+    for place in np.asarray(where)[..., 0].ravel():
+        expected[place] += 1
+    np.testing.assert_array_equal(gradient.reshape(-1, 2), expected)
+
+
+def test_not_a_number_takes_the_gradient_of_its_windows():
+    x = noise(1, 6, 6, 1)
+    x[0, 2, 3, 0] = np.nan
+    gradient = jax.grad(lambda x: max_pool(x, 2, 2).sum())(x)
+    assert gradient[0, 2:4, 2:4, 0].tolist() == [[0.0, 1.0], [0.0, 0.0]]
+    assert float(gradient.sum()) == 9
+
+
+@pytest.mark.parametrize(
+    ("platform", "scatters"), [("cpu", False), ("tpu", True), ("cuda", True), ("rocm", True)]
+)
+def test_its_own_gradient_is_for_cpus_alone(platform, scatters):
+    gradient = jax.jit(jax.grad(lambda x: max_pool(x, 3, 2, 1).sum()))
+    lowered = gradient.trace(noise(1, 6, 6, 1)).lower(lowering_platforms=(platform,)).as_text()
+    assert ("select_and_scatter" in lowered) is scatters
+
+
+def test_xla_has_its_way_where_a_mesh_cuts_maps():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        gradient = jax.jit(jax.grad(lambda x: max_pool(x, 3, 2, 1).sum()))
+        assert "select_and_scatter" in gradient.lower(noise(1, 6, 6, 1)).as_text()
 
 
 def test_the_first_of_equal_maxima_wins():

@@ -16,7 +16,8 @@ from jaxseg import data, train
 from jaxseg.cli.progress import RunObserver, console
 from jaxseg.train.checkpoint import Checkpoint
 from jaxseg.train.log import RunLog
-from jaxseg.train.loop import Schedule, StopRequest, fit
+from jaxseg.train.loop import Schedule, fit
+from jaxseg.train.stop import StopRequest
 
 pytestmark = [
     pytest.mark.slow,

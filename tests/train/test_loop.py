@@ -14,9 +14,10 @@ import pytest
 from jaxseg.errors import InputError
 from jaxseg.train.checkpoint import Checkpoint
 from jaxseg.train.finite import skip_nonfinite
-from jaxseg.train.loop import Progress, Schedule, StopRequest, evaluate, fit
+from jaxseg.train.loop import Progress, Schedule, evaluate, fit
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.state import create_state
+from jaxseg.train.stop import StopRequest
 
 
 class Seen:

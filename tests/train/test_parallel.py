@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxseg import collective, train
+from jaxseg import collective, compiler, train
 from jaxseg.errors import InputError
-from jaxseg.train import parallel as parallel_module
 from jaxseg.train.parallel import Parallel
 
 STRATEGIES = ["jit", "pmap", "shard_map"]
@@ -235,33 +234,43 @@ def test_the_devices_are_all_of_them_by_default():
 class TestCompilerOptions:
     @pytest.fixture(autouse=True)
     def forget(self):
-        parallel_module._compiler_options.cache_clear()
+        compiler.options.cache_clear()
         yield
-        parallel_module._compiler_options.cache_clear()
-
-    def test_are_for_cpus_alone(self):
-        assert parallel_module._compiler_options("gpu") is None
-        assert parallel_module._compiler_options("tpu") is None
+        compiler.options.cache_clear()
 
     @pytest.mark.parametrize("strategy", STRATEGIES)
     def test_are_left_out_where_xla_does_not_know_them(self, strategy, monkeypatch):
-        monkeypatch.setattr(parallel_module, "_CPU_OPTIONS", {"xla_no_such_option": ""})
+        monkeypatch.setattr(compiler, "_CPU_OPTIONS", {"xla_no_such_option": ""})
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             parallel = Parallel(strategy, jax.devices()[:2])
             double = parallel.compile(lambda state, batch: 2 * state)
             batch = parallel.shard({"image": np.ones(2, np.float32)})
             assert double(parallel.replicate(jnp.float32(2)), batch) == 4
-        assert parallel_module._compiler_options("cpu") is None
+        assert compiler.options("cpu") is None
 
     @pytest.mark.parametrize("strategy", STRATEGIES)
     def test_reach_the_compiler(self, strategy, monkeypatch):
         """Seen by one that is refused, once the check is past."""
-        monkeypatch.setattr(
-            parallel_module, "_compiler_options", lambda platform: {"xla_no_such_option": ""}
-        )
+        monkeypatch.setattr(compiler, "options", lambda platform: {"xla_no_such_option": ""})
         parallel = Parallel(strategy, jax.devices()[:2])
         double = parallel.compile(lambda state, batch: 2 * state)
         batch = parallel.shard({"image": np.ones(2, np.float32)})
         with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
             double(parallel.replicate(jnp.float32(2)), batch)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_is_kept_is_whole_everywhere_and_outlives_the_steps_that_read_it(strategy):
+    parallel = Parallel(strategy, jax.devices()[:2])
+    table = np.arange(6.0, dtype=np.float32)
+    kept = parallel.keep({"table": table})
+    assert kept["table"].sharding.is_fully_replicated
+    step = parallel.compile(
+        lambda state, batch, kept: state + collective.psum(kept["table"][batch["i"]].sum())
+    )
+    state = parallel.replicate(jnp.float32(0))
+    for _ in range(2):
+        state = step(state, parallel.shard({"i": np.array([1, 5])}), kept)
+    assert float(state) == 12
+    np.testing.assert_array_equal(table, np.arange(6))

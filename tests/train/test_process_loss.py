@@ -26,7 +26,8 @@ from pathlib import Path
 from jaxseg import data, losses, nn as blocks, train
 from jaxseg.data.shapes import Shapes
 from jaxseg.train.checkpoint import Checkpoint
-from jaxseg.train.loop import Progress, Schedule, StopRequest, fit
+from jaxseg.train.loop import Progress, Schedule, fit
+from jaxseg.train.stop import StopRequest
 from jaxseg.typing import Output
 
 class Net(nn.Module):

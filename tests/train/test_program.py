@@ -32,9 +32,9 @@ class Net(nn.Module):
 
 
 def exchanges(devices, images, **options):
-    """The exchanges of a step, and the bytes of its parameters but for the norms' shifts.
+    """The exchanges of a step, and the bytes of its parameters but for the norms' scales and shifts.
 
-    A shift's gradient is a sum that the norm exchanges anyway.
+    Their gradients are sums that the norm exchanges anyway.
     """
     shape, optimizer = (images, 64, 64), train.adamw(1e-3)
     batch = {
@@ -48,9 +48,9 @@ def exchanges(devices, images, **options):
     parallel = train.Parallel("jit", devices, **options)
     key = jax.eval_shape(lambda: jax.random.key(0))
     found = needs(parallel.lower(step, state, batch, key).compile()).exchanges
-    shifts = [value["norm"]["bias"] for value in variables["params"].values() if "norm" in value]
-    assert len(shifts) == NORMS
-    return found, size(jax.tree.leaves(variables["params"])) - size(shifts)
+    norms = [value["norm"] for value in variables["params"].values() if "norm" in value]
+    assert len(norms) == NORMS
+    return found, size(jax.tree.leaves(variables["params"])) - size(jax.tree.leaves(norms))
 
 
 def size(arrays):
@@ -76,9 +76,11 @@ def sorted_out(found):
     return sorts
 
 
-def assert_norms_exchange_twice_each_way(norms):
-    backward = sum("transpose(" in each.path for each in norms)
-    assert (len(norms) - backward, backward) == (2 * NORMS, 2 * NORMS)
+def assert_norms_exchange_two_sums_each_way(norms):
+    """Forward one after the other, backward perhaps at once."""
+    backward = [each.arrays for each in norms if "transpose(" in each.path]
+    forward = [each.arrays for each in norms if "transpose(" not in each.path]
+    assert (sum(forward), sum(backward)) == (2 * NORMS, 2 * NORMS)
 
 
 def assert_the_loss_exchanges_a_number_a_class(loss, parts):
@@ -97,7 +99,7 @@ def test_data_parallelism_reduces_all_gradients_at_once():
     sorts = sorted_out(found)
     (gradients,) = sorts["gradients"]
     assert gradients.bytes == params
-    assert_norms_exchange_twice_each_way(sorts["norms"])
+    assert_norms_exchange_two_sums_each_way(sorts["norms"])
     assert_the_loss_exchanges_a_number_a_class(sorts["loss"], 8)
     assert not sorts["rows"] + sorts["else"]
 
@@ -108,7 +110,7 @@ def test_bands_talk_to_their_neighbours():
     assert_rows_travel_both_ways_and_few(sorts["rows"])
     (gradients,) = sorts["gradients"]
     assert gradients.bytes == params
-    assert_norms_exchange_twice_each_way(sorts["norms"])
+    assert_norms_exchange_two_sums_each_way(sorts["norms"])
     assert_the_loss_exchanges_a_number_a_class(sorts["loss"], 4)
     assert not sorts["else"]
 
@@ -137,7 +139,7 @@ def test_tpus_reduce_all_gradients_at_once(tpus):
     sorts = sorted_out(found)
     (gradients,) = sorts["gradients"]
     assert gradients.bytes == params
-    assert_norms_exchange_twice_each_way(sorts["norms"])
+    assert_norms_exchange_two_sums_each_way(sorts["norms"])
     assert_the_loss_exchanges_a_number_a_class(sorts["loss"], 8)
     assert not sorts["rows"] + sorts["else"]
 

@@ -1,0 +1,75 @@
+"""The options that make `jaxseg train` one process of several; they say where a run happens and are no part of its recipe."""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from typing import NoReturn
+
+from jaxseg.errors import InputError
+from jaxseg.train import processes
+
+HELP = """  --distributed  one of the processes that SLURM, GKE or a TPU pod has started, which are found by themselves
+  --coordinator HOST:PORT --num-processes N --process-id I   the same, started by hand: the first one's address, I from 0"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options to a command's own."""
+    parser.add_argument("--distributed", action="store_true")
+    parser.add_argument("--coordinator")
+    parser.add_argument("--num-processes", type=int)
+    parser.add_argument("--process-id", type=int)
+
+
+def join(options: argparse.Namespace) -> None:
+    """Joins the other processes where the options ask for it; before JAX looks for devices.
+
+    Raises:
+        InputError: Options that do not fit together, or no others are found.
+    """
+    given = {
+        "--coordinator": options.coordinator,
+        "--num-processes": options.num_processes,
+        "--process-id": options.process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        if options.distributed:
+            processes.join()
+        return
+    if options.distributed:
+        raise InputError(
+            f"--distributed finds the other processes by itself: give it, or {', '.join(given)}"
+        )
+    if missing:
+        raise InputError(f"{', '.join(given)} go together, this lacks {' and '.join(missing)}")
+    host, _, port = options.coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(
+            f"--coordinator is {options.coordinator!r}: give the first process's HOST:PORT, such as node0:1234"
+        )
+    if not 0 <= options.process_id < options.num_processes:
+        raise InputError(
+            f"--process-id is {options.process_id}, but --num-processes {options.num_processes}: processes count from "
+            "0 on, and there is one at least"
+        )
+    processes.join(options.coordinator, options.num_processes, options.process_id)
+
+
+def leave(error: Exception) -> NoReturn:
+    """Ends this process, one of several that have failed or lost one, at once: JAX would wait for those that are gone."""
+    sys.stdout.flush()
+    if isinstance(error, InputError):
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    else:
+        traceback.print_exception(error)
+        print(
+            "error: this process has failed or has lost another; start all of them again, or another number of them, "
+            "with --resume",
+            file=sys.stderr,
+            flush=True,
+        )
+    if processes.is_first():
+        time.sleep(3)  # it holds the others together: they say first what they have to say
+    os._exit(2 if isinstance(error, InputError) else 1)
