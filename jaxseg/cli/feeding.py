@@ -17,6 +17,7 @@ from jaxseg.errors import InputError
 from jaxseg.recipe import AugmentRecipe, Recipe
 from jaxseg.train.epoch import Run, Step, make_run, runs_in_python
 from jaxseg.train.parallel import Parallel
+from jaxseg.train.processes import exchange
 
 _ON_DEVICE = ("rotate", "elastic", "blur", "cutmix", "copy_paste", "mosaic")
 
@@ -87,7 +88,7 @@ def on_device(
     Raises:
         InputError: The images differ in size, or the devices have no room for them.
     """
-    loaded = data.load(source, devices=parallel.devices)
+    loaded = data.load(source, devices=parallel.devices, agree=lambda fits: all(exchange(fits)))
     dataset = parallel.keep(loaded.dataset, cut=loaded.dataset.is_cut)
     run = make_run(step, feed(recipe.augment, facts), parallel)
     order = None if weights is None else data.drawn(weights)

@@ -64,12 +64,15 @@ class Loaded(NamedTuple):
     unreadable: tuple[str, ...]
 
 
-def load(source: Any, *, devices: Sequence[Any] = ()) -> Loaded:
+def load(
+    source: Any, *, devices: Sequence[Any] = (), agree: Callable[[bool], bool] = bool
+) -> Loaded:
     """Reads a whole source, whose images must have one size.
 
     Args:
         source: The records.
         devices: Where the set will be kept, asked beforehand whether it fits: whole on each, or else cut over them.
+        agree: From whether it fits on this process's devices to whether it does on those of all processes.
 
     Raises:
         InputError: The source is empty, an image differs in size or type from the first, or the set does not fit.
@@ -84,7 +87,7 @@ def load(source: Any, *, devices: Sequence[Any] = ()) -> Loaded:
     first = source[0]
     image, label = first["image"], fit(first["label"], source.ignore_index)
     each, rows = image.nbytes + label.nbytes, len(source)
-    is_cut = not fits(rows * each, devices)
+    is_cut = not agree(fits(rows * each, devices))
     if is_cut:
         rows = -(-rows // len(devices)) * len(devices)
         check_memory(rows * each // len(devices), devices)

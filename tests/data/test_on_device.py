@@ -83,6 +83,12 @@ def test_devices_of_other_processes_are_not_asked():
     assert not data.load(data.Shapes(5, (8, 9)), devices=[*mine, other]).dataset.is_cut
 
 
+def test_processes_agree_whether_it_fits():
+    source, three = data.Shapes(5, (8, 9)), devices(3)
+    assert data.load(source, devices=three, agree=lambda fits: not fits).dataset.is_cut
+    assert not data.load(source, devices=three, agree=lambda fits: fits).dataset.is_cut
+
+
 def test_a_set_that_does_not_fit_is_refused_with_both_numbers():
     message = (
         r"cut over 3 devices, the data set needs 576 bytes on each, but .* has 575 of 600 available"
