@@ -1,5 +1,6 @@
 """Where a run's batches come from, and the step that takes them: loaded by the host, or made on the devices."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +153,7 @@ def weights_of(recipe: Recipe, source: Any, kept: Path, say: Callable[[str], Non
     temperature = recipe.data.rare_class_temperature
     if temperature is None:
         return None, None
-    pixels = _kept(kept, len(source))
+    pixels = _kept(kept, source)
     if pixels is None:
         pixels = data.class_pixels(source)
     frequency = pixels.sum(0) / max(pixels.sum(), 1)
@@ -168,20 +169,19 @@ def keep(file: Path, pixels: np.ndarray) -> None:
     Raises:
         InputError: It cannot be written.
     """
-    aside = file.with_name("class_pixels.new.npy")  # a kill leaves the old one whole, or none
+    aside = file.with_name("class_pixels.new")  # a kill leaves the old one whole, or none
     try:
-        np.save(aside, pixels)
+        aside.write_bytes(pixels.astype("<i8").tobytes())
         aside.replace(file)
     except OSError as error:
         raise InputError(f"cannot write {file}: {error}") from error
 
 
-def _kept(file: Path, length: int) -> np.ndarray | None:
-    try:
-        pixels = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+def _kept(file: Path, source: Any) -> np.ndarray | None:
+    shape = len(source), max(source.num_classes, 2)
+    if not file.exists() or file.stat().st_size != 8 * math.prod(shape):
         return None
-    return pixels if pixels.ndim == 2 and len(pixels) == length else None
+    return np.fromfile(file, "<i8").astype(np.int64).reshape(shape)
 
 
 def _last_logs(run: Run, dataset: Any) -> Callable[[Any, Any, jax.Array], Any]:

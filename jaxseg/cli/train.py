@@ -225,7 +225,7 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
         state, values = run.last.restore(state)
         progress = Progress(**values)
     start = int(state.step)
-    counted = run.path / "class_pixels.npy"
+    counted = run.path / "class_pixels.i64"
     weights, pixels = on_all(
         lambda: feeding.weights_of(recipe, parts.train_source, counted, shown.print)
     )
