@@ -37,4 +37,7 @@ def test_rows_with_enough_images_keep_95_percent(scaling):
     rows = re.findall(r"\| (\w+) (?:\| [\d.]+ ){5}\| \d+ \| ([\d.]+) % \| (\d+) \|", table)
     assert rows
     for dtype, percent, images in rows:
-        assert (int(images) <= scaling.IMAGES[dtype]) == (float(percent) >= 94.95), (percent, images)
+        assert (int(images) <= scaling.IMAGES[dtype]) == (float(percent) >= 94.95), (
+            percent,
+            images,
+        )
