@@ -68,12 +68,14 @@ def main(arguments: Arguments) -> None:
     committed = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     names = list(CASES)[: CHEAPEST if arguments.cases == "cheapest" else None]
     slower = []
+    if unknown := [name for name in names if name not in committed and not arguments.record]:
+        raise SystemExit(f"nothing to compare with, --record it first: {'; '.join(unknown)}")
     for name in names:
         measured = ratio(CASES[name], arguments.rounds)
         before = committed.get(name)
         if arguments.record:
             committed[name] = round(measured, 3)
-        elif before is not None:
+        else:
             for _ in range(ATTEMPTS - 1):
                 if lost(measured, before):
                     measured = max(measured, ratio(CASES[name], arguments.rounds))

@@ -152,7 +152,7 @@ def _mean_of_kept(
             """`[N]`: how many entries are as hard, whose losses are computed again."""
             constants = weights, least
             (found,) = sums_over_columns(_as_hard, (ignore_index,), *given[:2], constants)
-            return found.astype(jnp.int32).reshape(len(found), -1).sum(1, dtype=jnp.int32)
+            return found.reshape(len(found), -1).sum(1, dtype=jnp.int32)
     else:
         like = jax.ShapeDtypeStruct(labels.shape, widen(logits).dtype)
         hardness = map_by_columns(
@@ -194,7 +194,7 @@ def _terms(
 def _as_hard(logits: Array, labels: Array, constants: tuple, ignore_index: int) -> tuple[Array]:
     class_weights, least = constants
     hard = _hardness(logits, labels, class_weights, ignore_index)
-    return ((hard >= _along(_as_float(least), hard.ndim)).astype(hard.dtype),)
+    return ((hard >= _along(_as_float(least), hard.ndim)).astype(jnp.int32),)
 
 
 def _hardness(

@@ -5,7 +5,9 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from jaxseg.cli.main import main
 
@@ -104,3 +106,17 @@ def finished(tmp_path_factory, fields):
     run = tmp_path_factory.mktemp("runs") / "finished"
     assert main(["train", "--run", str(run), *fields]) == 0
     return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Sixteen images with masks and five more to validate, and the options that train on them."""
+    rng, root = np.random.default_rng(0), tmp_path / "data"
+    for kind in ("images", "masks"):
+        for split, count in (("train", 16), ("val", 5)):
+            (root / kind / split).mkdir(parents=True)
+            for index in range(count):
+                shape = (24, 32, 3) if kind == "images" else (24, 32)
+                pixels = rng.integers(0, 255 if kind == "images" else 3, shape, np.uint8)
+                Image.fromarray(pixels).save(root / kind / split / f"{index}.png")
+    return root, ["--data.source=folder", f"--data.root={root}", "--data.num-classes=3"]

@@ -11,7 +11,6 @@ import chex
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from jaxseg import data
 from jaxseg.cli import assemble
@@ -179,22 +178,6 @@ def test_a_signal_stops_all_of_them_with_the_state_saved(together, tmp_path, sig
     step = RunFolder(run).last.step
     assert any(f"stopped at step {step}, saved" in line for line in running.printed[0])
     assert max(row["step"] for row in rows(run)) <= step
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Sixteen images with masks, and the options that train on them."""
-    rng = np.random.default_rng(0)
-    for kind in ("images", "masks"):
-        for split, count in (("train", 16), ("val", 5)):
-            root = tmp_path / "data" / kind / split
-            root.mkdir(parents=True)
-            for index in range(count):
-                shape = (24, 32, 3) if kind == "images" else (24, 32)
-                high = 255 if kind == "images" else 3
-                Image.fromarray(rng.integers(0, high, shape, np.uint8)).save(root / f"{index}.png")
-    root = tmp_path / "data"
-    return root, ["--data.source=folder", f"--data.root={root}", "--data.num-classes=3"]
 
 
 def spoil_one_of_the_second_process(root):
