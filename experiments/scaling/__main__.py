@@ -1,9 +1,9 @@
 """Train steps compiled for TPU pods that are not there: memory, operations, exchanges and an estimate of scaling.
 
     pip install -e . libtpu
-    python experiments/scaling.py                     # every row that is missing, then docs/scaling.md
-    python experiments/scaling.py unet v5e:16x16      # rows that hold all of these words
-    python experiments/scaling.py --write             # docs/scaling.md from the rows there are
+    python experiments/scaling                     # every row that is missing, then docs/scaling.md
+    python experiments/scaling unet v5e:16x16      # rows that hold all of these words
+    python experiments/scaling --write             # docs/scaling.md from the rows there are
 
 Each row is one train step, compiled by the TPU's own compiler on a machine without any: minutes of a core each. The rows
 are kept in docs/benchmarks/scaling.json.
@@ -27,7 +27,7 @@ import jaxseg
 from jaxseg import data, losses, train
 from jaxseg.train.program import CHIPS, HOP, Collective, Needs, forecast, needs
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "docs" / "benchmarks" / "scaling.json"
 PAGE = ROOT / "docs" / "scaling.md"
 SIZE, CLASSES = 512, 19
@@ -112,8 +112,8 @@ def page(rows: list[dict]) -> str:
     lines = [
         "# Scaling, as the TPU's compiler sees it",
         "",
-        "Made by `python experiments/scaling.py` (which needs `libtpu`, and no TPU); a part of the rows by words of",
-        "theirs, `python experiments/scaling.py unet bfloat16`. Nothing here was run on a TPU: memory, operations and",
+        "Made by `python experiments/scaling` (which needs `libtpu`, and no TPU); a part of the rows by words of",
+        "theirs, `python experiments/scaling unet bfloat16`. Nothing here was run on a TPU: memory, operations and",
         "exchanges are read from programs that the TPU's compiler made; times are a roofline on published numbers.",
         "",
         f"Each row is a whole train step (AdamW, cross-entropy and Dice, {CLASSES} classes) on images of {SIZE} x {SIZE}",
