@@ -17,6 +17,7 @@ from jax.sharding import AxisType, PartitionSpec, get_abstract_mesh
 from jaxseg.typing import Array
 
 AXIS = "data"
+ROWS = "rows"  # the other axis of a mesh that cuts images into bands
 Tree = TypeVar("Tree")
 
 
@@ -41,6 +42,30 @@ def psum(tree: Tree) -> Tree:
 def pmean(tree: Tree) -> Tree:
     """The mean over devices where the axis is bound, the argument itself elsewhere."""
     return lax.pmean(tree, AXIS) if is_bound() else _whole(tree)
+
+
+def parts(count: int) -> int:
+    """Into how many equal parts the devices cut a batch of `count`, where the function being traced sees all of them.
+
+    1 where the axis is bound (a device sees its own part alone), where no mesh is in force, and where rows are cut too.
+
+    >>> parts(8)
+    1
+    """
+    mesh = get_abstract_mesh()
+    if is_bound() or mesh.axis_names != (AXIS,) or count % mesh.size:
+        return 1
+    return mesh.size
+
+
+def gather(array: Array) -> Array:
+    """The `[G, ...]` of all devices after each other where the axis is bound, whole on every device elsewhere.
+
+    >>> import jax.numpy as jnp
+    >>> gather(jnp.ones((1, 2))).shape
+    (1, 2)
+    """
+    return lax.all_gather(array, AXIS, tiled=True) if is_bound() else _whole(array)
 
 
 def fold_in_device(key: jax.Array) -> Array:

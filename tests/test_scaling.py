@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def scaling():
-    spec = importlib.util.spec_from_file_location("scaling", ROOT / "experiments" / "scaling" / "__main__.py")
+    spec = importlib.util.spec_from_file_location(
+        "scaling", ROOT / "experiments" / "scaling" / "__main__.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

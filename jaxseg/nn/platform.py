@@ -6,13 +6,15 @@ from typing import Any
 from jax import lax
 from jax.sharding import get_abstract_mesh
 
+from jaxseg import collective
+
 
 def by_platform(*args: Any, cpu: Callable[..., Any], plain: Callable[..., Any]) -> Any:
     """`cpu(*args)` where the program is compiled for a CPU, `plain(*args)` elsewhere; both give the same.
 
     Decided when the program is lowered, for the platform that it is lowered for: a TPU's program that is made on a CPU
-    has the plain form. So has every program that cuts images into bands of rows or its state over devices (a mesh is in
-    force, see `jaxseg.collective`): XLA knows what rows a plain operation needs of its neighbours.
+    has the plain form. So has every program that cuts images into bands of rows: XLA knows what rows a plain operation
+    needs of its neighbours.
 
     Not to be differentiated through, which would keep what both forms need: give the operation a gradient of its own
     whose rules call this.
@@ -20,6 +22,6 @@ def by_platform(*args: Any, cpu: Callable[..., Any], plain: Callable[..., Any]) 
     >>> float(by_platform(3.0, cpu=lambda x: x + x, plain=lambda x: 2 * x))
     6.0
     """
-    if not get_abstract_mesh().empty:
+    if collective.ROWS in get_abstract_mesh().axis_names:
         return plain(*args)
     return lax.platform_dependent(*args, cpu=cpu, default=plain)

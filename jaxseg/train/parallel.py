@@ -254,6 +254,8 @@ class Parallel:
                 out_specs=PartitionSpec(),
                 check_vma=False,  # gradients are those of pmap: see `collective`
             )
+        elif len(self.devices) > 1:
+            fn = _cut(fn, place)
         return jax.jit(
             fn,
             in_shardings=tuple(shardings),
@@ -264,7 +266,7 @@ class Parallel:
 
 
 def _cut(fn: Callable[..., Any], place: Placement) -> Callable[..., Any]:
-    """The function with its batch in bands of rows, from which XLA cuts all maps, and its parameters gathered."""
+    """The function on its mesh, its batch in bands of rows, from which XLA cuts all maps, and its parameters gathered."""
 
     @functools.wraps(fn)
     def cut(state: Any, batch: Any, *rest: Any) -> Any:

@@ -16,8 +16,6 @@ from jaxseg.typing import Array
 
 Tree = TypeVar("Tree")
 
-_ROWS = "rows"
-
 
 class Placement:
     """A mesh of devices, and the sharding of every array on it.
@@ -49,7 +47,7 @@ class Placement:
         # Not jax.make_mesh, which puts TPUs into another order than pmap is given.
         grid, names = np.asarray(devices), (collective.AXIS,)
         if bands > 1:
-            grid, names = grid.reshape(-1, bands), (collective.AXIS, _ROWS)
+            grid, names = grid.reshape(-1, bands), (collective.AXIS, collective.ROWS)
         self.mesh = Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
         self.everywhere = NamedSharding(self.mesh, PartitionSpec())
         self.divided = NamedSharding(self.mesh, PartitionSpec(collective.AXIS))
@@ -99,7 +97,7 @@ class Placement:
 
     @property
     def _banded(self) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec(collective.AXIS, _ROWS))
+        return NamedSharding(self.mesh, PartitionSpec(collective.AXIS, collective.ROWS))
 
 
 def put(tree: Tree, shardings: Any) -> Tree:

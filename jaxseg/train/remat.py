@@ -2,7 +2,16 @@
 
 from typing import Any
 
-_KEPT = ("conv_general_dilated", "dot_general", "reduce_sum", "reduce", "psum", "psum_invariant")
+_KEPT = (
+    "conv_general_dilated",
+    "dot_general",
+    "reduce_sum",
+    "reduce",
+    "psum",
+    "psum_invariant",
+    "all_gather",
+    "sharding_constraint",
+)
 
 
 def keep_products(primitive: Any, *args: Any, **params: Any) -> bool:

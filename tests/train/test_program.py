@@ -67,7 +67,7 @@ def sorted_out(found):
             sorts["rows"].append(each)
         elif each.kind == "all-reduce" and backward and "conv_general" in each.path:
             sorts["gradients"].append(each)
-        elif each.kind == "all-reduce" and "/norm/" in each.path:
+        elif each.kind in ("all-reduce", "all-gather") and "/norm/" in each.path:
             sorts["norms"].append(each)
         elif each.kind in ("all-reduce", "all-gather") and "/jvp()/" in each.path:
             sorts["loss"].append(each)  # outside of the network
@@ -76,7 +76,16 @@ def sorted_out(found):
     return sorts
 
 
-def assert_norms_exchange_two_sums_each_way(norms):
+def assert_norms_exchange_once_each_way(norms):
+    """Forward the moments of all parts, backward two sums."""
+    backward = [each.arrays for each in norms if "transpose(" in each.path]
+    forward = [each.arrays for each in norms if "transpose(" not in each.path]
+    assert sum(forward) == NORMS
+    assert sum(backward) == 2 * NORMS
+    assert len(norms) <= 2 * NORMS
+
+
+def assert_norms_of_bands_exchange_two_sums_each_way(norms):
     """Forward one after the other, backward perhaps at once."""
     backward = [each.arrays for each in norms if "transpose(" in each.path]
     forward = [each.arrays for each in norms if "transpose(" not in each.path]
@@ -99,7 +108,7 @@ def test_data_parallelism_reduces_all_gradients_at_once():
     sorts = sorted_out(found)
     (gradients,) = sorts["gradients"]
     assert gradients.bytes == params
-    assert_norms_exchange_two_sums_each_way(sorts["norms"])
+    assert_norms_exchange_once_each_way(sorts["norms"])
     assert_the_loss_exchanges_a_number_a_class(sorts["loss"], 8)
     assert not sorts["rows"] + sorts["else"]
 
@@ -110,7 +119,7 @@ def test_bands_talk_to_their_neighbours():
     assert_rows_travel_both_ways_and_few(sorts["rows"])
     (gradients,) = sorts["gradients"]
     assert gradients.bytes == params
-    assert_norms_exchange_two_sums_each_way(sorts["norms"])
+    assert_norms_of_bands_exchange_two_sums_each_way(sorts["norms"])
     assert_the_loss_exchanges_a_number_a_class(sorts["loss"], 4)
     assert not sorts["else"]
 
@@ -134,12 +143,13 @@ def tpus():
 
 @pytest.mark.slow
 def test_tpus_reduce_all_gradients_at_once(tpus):
-    """One exchange of gradients, two a norm and way, and those of the loss: nothing else."""
-    found, params = exchanges(tpus, 8)
+    """One exchange of gradients, one a norm and way, one of the loss's sums: nothing else."""
+    found, params = exchanges(tpus, 16)
     sorts = sorted_out(found)
     (gradients,) = sorts["gradients"]
     assert gradients.bytes == params
-    assert_norms_exchange_two_sums_each_way(sorts["norms"])
+    assert_norms_exchange_once_each_way(sorts["norms"])
+    assert len(sorts["loss"]) == 1
     assert_the_loss_exchanges_a_number_a_class(sorts["loss"], 8)
     assert not sorts["rows"] + sorts["else"]
 
