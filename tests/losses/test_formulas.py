@@ -153,6 +153,18 @@ def test_topk_keeps_the_worst(mode, fraction, per_image):
     np.testing.assert_allclose(got, np.mean(kept), rtol=1e-10)
 
 
+@pytest.mark.parametrize("classes", [3, 9], ids=["computed again", "kept as a map"])
+def test_pixels_without_any_loss_count_among_those_of_which_a_share_is_kept(classes):
+    """Of eight pixels two have a loss; the fourth hardest has none, and so tie all others."""
+    logits = np.zeros((1, 2, 4, classes), np.float32)
+    logits[..., 0] = 1000.0
+    logits[0, 0, 0, 0], logits[0, 1, 3, 0] = 0.0, 1.0
+    labels = np.zeros((1, 2, 4), np.int32)
+    hard = [np.log(classes), np.log(1 + (classes - 1) * np.exp(-1))]
+    got = losses.topk_cross_entropy(logits, labels, fraction=0.5)
+    np.testing.assert_allclose(got, sum(hard) / 8, rtol=1e-6)
+
+
 def by_class(mode, logits, labels, per_image):
     """(image or None, class, probabilities, truth) of the counted pixels."""
     p, y, counted = shares(mode, logits, labels)
