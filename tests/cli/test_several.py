@@ -140,6 +140,18 @@ def test_two_processes_log_what_one_logs(together, finished, fields, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_with_images_on_their_devices_log_what_one_logs(together, fields, tmp_path):
+    """The data set cut over both, its batches gathered, augmented and mixed: bit for bit as on two devices of one."""
+    options = ["--data.on-device", "--augment.rotate=10", "--augment.cutmix=0.5"]
+    running = together(2, "--run", tmp_path / "two", *options)
+    assert running.codes() == [0, 0], running.text
+    one = ["train", "--run", str(tmp_path / "one"), *fields, *options, "--train.devices=2"]
+    assert main(one) == 0
+    assert rows(tmp_path / "two") == rows(tmp_path / "one")
+    chex.assert_trees_all_equal(best(tmp_path / "two")[0], best(tmp_path / "one")[0])
+
+
+@pytest.mark.slow
 def test_one_of_four_is_killed_and_fewer_go_on(together, fields, tmp_path):
     """To the run of one process: four begin, two go on and lose one as well, one ends."""
     run, options = tmp_path / "run", ["--train.epochs=6"]
