@@ -120,7 +120,8 @@ def jaxseg_side(case: Case, batch: int) -> Program:
 
     # Counted as lowered for the CPU: a GPU's program calls cuDNN, whose work XLA does not know, and its lowered form is
     # not counted by JAX.
-    counted = train.Parallel("jit", jax.devices("cpu")[:1]).lower(step, state, shown, *key)
+    host = train.Parallel("jit", jax.devices("cpu")[:1])
+    counted = host.lower(step, state, shown, *key, donate=donate)
     flops = (counted.cost_analysis() or {}).get("flops", math.nan)
     return Program(run, peak, device.device_kind, flops, compiled.as_text())
 
