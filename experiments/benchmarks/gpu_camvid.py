@@ -131,12 +131,12 @@ def run(given: argparse.Namespace, say: Callable[[str], None], began: float) -> 
     )
 
     for index in range(chunks):
+        if index and passed() + each + reserve > 60 * given.minutes:
+            say(f"{passed():.0f} s: slower than measured, stopped {chunks - index} short")
+            break
         state, loss = chunk(state, rate_at((index + 0.5) / chunks, given.rate, given.warmup))
         if index % max(1, chunks // 20) == 0:
             say(f"{passed():.0f} s: {100 * index / chunks:.0f} %, loss {loss:.4f}")
-        if index and passed() + each + reserve > 60 * given.minutes:
-            say(f"{passed():.0f} s: slower than measured, stopped {chunks - index - 1} short")
-            break
     counts, mirrored = evaluate(state.ema_variables)
     return {
         "counts": counts,
