@@ -18,6 +18,7 @@ from PIL import Image
 
 import jaxseg
 from jaxseg import data, train
+from jaxseg.train import epoch
 from jaxseg.typing import Output
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "benchmarks"
@@ -326,6 +327,18 @@ def test_a_run_keeps_to_its_time_and_learns_what_there_is_to_learn(files, tmp_pa
     assert result["counts"].sum() == result["mirrored_counts"].sum() == 16 * 31 * 32
     assert 1.9 < result["minutes"] <= 2 + 2 / 60  # the clock is read twice after the last decision
     assert result["steps"] > 300
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("clock")
+def test_a_run_as_on_a_gpu(files, tmp_path, small, monkeypatch):
+    """The steps of a chunk are one program there."""
+    monkeypatch.setattr(epoch, "runs_in_python", lambda parallel: False)
+    scenes(tmp_path, 4)
+    words = [f"--root={tmp_path}", "--minutes=0.2", "--size", "16", "16", *small, "--chunk=2"]
+    result = files.gpu_camvid.main(words)
+    assert result["steps"] >= 6
+    assert result["counts"].sum() > 0
 
 
 @pytest.mark.slow
