@@ -87,6 +87,25 @@ def test_a_side_that_never_runs_says_why(files):
         files.gpu_trials.best_batch(measure, 2, 4)
 
 
+def test_a_cheaper_search_ends_in_a_trial_of_what_is_measured(files, monkeypatch):
+    """Else the time to compile, and whether memory holds it, would be those of another program."""
+    asked = []
+
+    def apart(fn, side, case, batch):
+        asked.append((side, case.mode, batch))
+        return of_images(files, batch, {1: 1, 2: 3, 4: 2}[batch])
+
+    monkeypatch.setattr(files.gpu, "apart", apart)
+    given = files.gpu.arguments().parse_args(["--first=1", "--search-mode=default"])
+    case = files.gpu.Case("unet_resnet34", "train")
+    (found,) = files.gpu.search("torch", case, given)
+    assert found.batch == 2
+    sought = [("torch", "default", batch) for batch in (1, 2, 4)]
+    assert asked == [*sought, ("torch", "max-autotune", 2)]
+    files.gpu.search("jaxseg", case, given)
+    assert {mode for side, mode, _ in asked if side == "jaxseg"} == {"max-autotune"}
+
+
 PROGRAM = """HloModule jit_train_step
 
 %fused_computation (p: f32[8]) -> f32[8] {

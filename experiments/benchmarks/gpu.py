@@ -27,6 +27,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import itertools
 import os
@@ -82,16 +83,18 @@ def search(side: str, case: Case, given: argparse.Namespace) -> list[Trial]:
     first, last = given.first, given.last
     if given.batch:
         first = last = given.batch[side == "torch"]
-    elif side == "torch" and given.search_mode:
-        case = dataclasses.replace(case, mode=given.search_mode)
 
-    def tried(batch: int) -> Trial | None:
+    def tried(batch: int, case: Case = case) -> Trial | None:
         result = apart(trial, side, case, batch)
         said = "does not fit" if result is None else f"{result.images:.1f} images/s"
         print(f"  {side}, batch {batch}: {said}", flush=True)
         return result
 
     try:
+        if side == "torch" and given.search_mode and not given.batch:
+            sought = dataclasses.replace(case, mode=given.search_mode)
+            found = best_batch(functools.partial(tried, case=sought), first, last)
+            first = last = fastest(found).batch if found else first
         return best_batch(tried, first, last)
     except RuntimeError as error:  # the other side's numbers are worth having
         print(f"{error}\n  {side} does not run: see above", flush=True)

@@ -21,7 +21,7 @@ at this size: ENet 51.3, SegNet 55.6, FC-DenseNet103 66.9. What this run is for 
 References:
     Paszke et al., ENet, 2016, https://arxiv.org/abs/1606.02147; Badrinarayanan et al., SegNet, 2017,
     https://arxiv.org/abs/1511.00561; Jegou et al., The One Hundred Layers Tiramisu, 2017,
-    https://arxiv.org/abs/1611.09326, whose table holds the others' numbers too.
+    https://arxiv.org/abs/1611.09326.
 """
 
 import argparse
