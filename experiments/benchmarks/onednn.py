@@ -48,7 +48,8 @@ def build() -> ctypes.CDLL:
     try:
         subprocess.run(command.split(), check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise SystemExit(f"onednn.cc does not compile ({error}): apt-get install g++ libdnnl-dev")
+        advice = "apt-get install g++ libdnnl-dev"
+        raise SystemExit(f"onednn.cc does not compile ({error}): {advice}") from None
     return ctypes.CDLL(str(library))
 
 
