@@ -110,12 +110,16 @@ class Together:
 
 @pytest.fixture
 def together(launch, fields):
-    """Starts processes of one run on the options of a short one."""
+    """Starts processes of one run on the options of a short one; none of them outlives its test."""
+    runs = []
 
     def start(count, *arguments, **options):
-        return Together(launch, count, *fields, *arguments, **options)
+        runs.append(Together(launch, count, *fields, *arguments, **options))
+        return runs[-1]
 
-    return start
+    yield start
+    for process in [process for run in runs for process in run.processes]:
+        process.kill()
 
 
 @pytest.mark.slow
