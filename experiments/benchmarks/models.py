@@ -11,8 +11,6 @@ Needs torch, torchvision and segmentation_models.pytorch. Prints a row for each 
 docs/benchmarks.md with `--append`.
 """
 
-import datetime
-import importlib.metadata
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 from page import append
-from turns import Timing, machine, take_turns
+from turns import rows, take_turns
 
 HEADING = "## Networks beside their twins"
 INTRODUCTION = """Rows of `python experiments/benchmarks/models.py --append`: medians of runs that take turns, half the
@@ -164,23 +162,6 @@ def torch_side(arguments: Arguments, compiled: bool) -> Callable[[], Any]:
     return step
 
 
-def rows(arguments: Arguments, timings: dict[str, Timing]) -> list[str]:
-    """A table's rows, one for each side, the ratio to the fastest twin in each of them."""
-    best = min(t.median for name, t in timings.items() if name != "jaxseg")
-    what = (
-        f"{arguments.network}, {arguments.task}, {arguments.batch} x {arguments.size} x "
-        f"{arguments.size}, {arguments.dtype}"
-    )
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "torch"))
-    when = datetime.date.today().isoformat()
-    return [
-        f"| {what} | {name} | {1e3 * t.median:.0f} ms | {100 * t.spread:.0f} % | "
-        f"{best / t.median:.2f} | {t.prepare:.1f} s | {t.peak / 2**20:.0f} MiB | "
-        f"{machine()}; {versions}; {when} |"
-        for name, t in timings.items()
-    ]
-
-
 def main(arguments: Arguments) -> None:
     """Measures, prints and, if asked to, appends."""
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as `jaxseg train` has it
@@ -190,7 +171,11 @@ def main(arguments: Arguments) -> None:
     }
     if arguments.compiled:
         sides["torch.compile"] = (torch_side, (arguments, True))
-    lines = rows(arguments, take_turns(sides, arguments.rounds))
+    what = (
+        f"{arguments.network}, {arguments.task}, {arguments.batch} x {arguments.size} x "
+        f"{arguments.size}, {arguments.dtype}"
+    )
+    lines = rows(what, take_turns(sides, arguments.rounds))
     print("\n".join(lines))
     if arguments.append:
         append(HEADING, INTRODUCTION, lines)
