@@ -86,7 +86,7 @@ def take_turns(
         for pipe in pipes.values():
             pipe.close()
         for process in processes.values():
-            process.join(5)
+            process.join(30)  # its own workers end first
             process.kill()
 
 
