@@ -110,6 +110,7 @@ def normalize(
     return _forward(x, scale, bias, epsilon, relu)[0]
 
 
+@partial(jax.jit, static_argnums=(3, 4))
 def _forward(x: Array, scale: Array, bias: Array, epsilon: float, relu: bool) -> tuple[Any, Any]:
     wide = x.astype(scale.dtype)
     mean, var = moments(wide)
@@ -118,6 +119,7 @@ def _forward(x: Array, scale: Array, bias: Array, epsilon: float, relu: bool) ->
     return (nn.relu(y) if relu else y, mean, var), (x, scale, bias, mean, inverse)
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def _backward(epsilon: float, relu: bool, saved: Any, cotangents: Any) -> tuple[Array, ...]:
     x, scale, bias, mean, inverse = saved
     gradient = cotangents[0]

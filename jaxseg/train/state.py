@@ -1,6 +1,7 @@
 """Everything that a training step changes, as one frozen pytree."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.struct
@@ -84,7 +85,12 @@ def create_state(
         raise InputError(
             f"variables hold {sorted(variables)}; a training state takes params and batch_stats"
         )
-    variables = jax.tree.map(jnp.array, dict(variables))
+    # At once: one operation after the other, XLA would compile a program for each shape.
+    return jax.jit(functools.partial(_new, optimizer, ema))(dict(variables))
+
+
+def _new(optimizer: optax.GradientTransformation, ema: bool, variables: Variables) -> TrainState:
+    variables = jax.tree.map(jnp.array, variables)
     params = variables["params"]
     with jax.numpy_dtype_promotion("standard"):
         opt_state = optimizer.init(params)
