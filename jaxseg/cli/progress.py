@@ -91,12 +91,12 @@ class RunObserver:
             "seconds": round(now - self._began, 2),
         }
         self._log.write(row)
-        shown = {"loss": f"{logs['loss']:.4f}", "speed": f"{speed:.1f}", "stall": stall}
-        self._bar.update(self._task, **shown)
+        loss = f"{logs['loss']:.4f}"
+        self._bar.update(self._task, loss=loss, speed=f"{speed:.1f}", stall=stall)
         if not self._console.is_terminal:
             left = (self._steps - step) * self._batch_size / max(speed, 1e-9)
             self._console.print(
-                f"epoch {epoch}  step {step}/{self._steps}  loss {logs['loss']:.4f}  "
+                f"epoch {epoch}  step {step}/{self._steps}  loss {loss}  "
                 f"{speed:.1f} images/s  stall {stall}  {_clock(left)} left"
             )
 
