@@ -47,7 +47,8 @@ def pmean(tree: Tree) -> Tree:
 def parts(count: int) -> int:
     """Into how many equal parts the devices cut a batch of `count`, where the function being traced sees all of them.
 
-    1 where the axis is bound (a device sees its own part alone), where no mesh is in force, and where rows are cut too.
+    1 where the axis is bound (a device sees its own part alone), where no mesh is in force, where the mesh cuts rows
+    too, and where it does not divide the batch.
 
     >>> parts(8)
     1

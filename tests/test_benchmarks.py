@@ -52,12 +52,12 @@ def test_what_comes_before_a_run_is_not_timed(benchmark):
 
 def test_rows_give_the_ratio_to_the_fastest_peer(benchmark):
     turns = benchmark("turns")
-    seconds = {"jaxseg": 0.5, "torch": 1.0, "torch.compile": 2.0}
+    seconds = {"jaxseg": 0.5, "jaxseg with more": 0.25, "torch": 1.0, "torch.compile": 2.0}
     timings = {name: turns.Timing((s,) * 3, 1.0, 2**20) for name, s in seconds.items()}
     rows = [[cell.strip() for cell in row.split("|")] for row in turns.rows("a step", timings)]
     assert [row[2] for row in rows] == list(seconds)
-    assert [row[3] for row in rows] == ["500 ms", "1000 ms", "2000 ms"]
-    assert [row[5] for row in rows] == ["2.00", "1.00", "0.50"]
+    assert [row[3] for row in rows] == ["500 ms", "250 ms", "1000 ms", "2000 ms"]
+    assert [row[5] for row in rows] == ["2.00", "4.00", "1.00", "0.50"]
 
 
 def test_rows_are_appended_below_their_heading(benchmark, monkeypatch, tmp_path):

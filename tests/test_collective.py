@@ -51,6 +51,31 @@ def test_sums_and_means_over_devices_where_the_axis_is_bound(mesh):
     assert keys[0].tolist() != keys[1].tolist()
 
 
+def test_parts_are_known_where_the_mesh_cuts_the_batch_alone(mesh):
+    def parts(count, mesh):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return collective.parts(count)
+
+    assert collective.parts(8) == 1
+    assert (parts(8, mesh), parts(2, mesh), parts(3, mesh)) == (2, 2, 1)
+    rows = jax.make_mesh((2, 2), ("data", "rows"), (AxisType.Auto,) * 2, devices=jax.devices()[:4])
+    assert parts(8, rows) == 1
+
+
+def test_parts_are_gathered_in_their_order(mesh):
+    spec = PartitionSpec("data")
+
+    def local(x):
+        assert collective.parts(2) == 1  # a device sees its own
+        return collective.gather(x)
+
+    x = jnp.arange(4.0).reshape(2, 2)
+    specs = {"in_specs": spec, "out_specs": PartitionSpec()}
+    gathered = jax.jit(jax.shard_map(local, mesh=mesh, check_vma=False, **specs))(x)
+    np.testing.assert_array_equal(gathered, x)
+    np.testing.assert_array_equal(collective.gather(x), x)
+
+
 def test_other_axes_are_none_of_its_business():
     sums = jax.vmap(lambda x: collective.psum(x), axis_name="batch")(jnp.arange(3.0))
     assert sums.tolist() == [0, 1, 2]

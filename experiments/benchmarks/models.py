@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import turns
 import tyro
 from page import append
-from turns import rows, take_turns
+from turns import Timing, take_turns
 
 HEADING = "## Networks beside their twins"
 INTRODUCTION = """Rows of `python experiments/benchmarks/models.py --append`: medians of runs that take turns, half the
@@ -162,6 +163,15 @@ def torch_side(arguments: Arguments, compiled: bool) -> Callable[[], Any]:
     return step
 
 
+def rows(arguments: Arguments, timings: dict[str, Timing]) -> list[str]:
+    """A table's rows, one for each side, the ratio to the fastest twin in each of them."""
+    what = (
+        f"{arguments.network}, {arguments.task}, {arguments.batch} x {arguments.size} x "
+        f"{arguments.size}, {arguments.dtype}"
+    )
+    return turns.rows(what, timings)
+
+
 def main(arguments: Arguments) -> None:
     """Measures, prints and, if asked to, appends."""
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as `jaxseg train` has it
@@ -171,11 +181,7 @@ def main(arguments: Arguments) -> None:
     }
     if arguments.compiled:
         sides["torch.compile"] = (torch_side, (arguments, True))
-    what = (
-        f"{arguments.network}, {arguments.task}, {arguments.batch} x {arguments.size} x "
-        f"{arguments.size}, {arguments.dtype}"
-    )
-    lines = rows(what, take_turns(sides, arguments.rounds))
+    lines = rows(arguments, take_turns(sides, arguments.rounds))
     print("\n".join(lines))
     if arguments.append:
         append(HEADING, INTRODUCTION, lines)

@@ -22,6 +22,7 @@ from typing import Any
 Run = Callable[[], Any]
 """Runs once and returns when the result is there. A `before` that it has as an attribute is called first, untimed."""
 OURS = "jaxseg"
+"""What the names of sides begin with that are no peers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +128,8 @@ def where() -> str:
 
 
 def rows(what: str, timings: Mapping[str, Timing]) -> list[str]:
-    """A table's rows, one for each side, the ratio to the fastest side but jaxseg in each of them."""
-    best = min(t.median for name, t in timings.items() if name != OURS)
+    """A table's rows, one for each side, the ratio to the fastest peer in each of them."""
+    best = min(t.median for name, t in timings.items() if not name.startswith(OURS))
     return [
         f"| {what} | {name} | {_milliseconds(t.median)} | {100 * t.spread:.0f} % | {best / t.median:.2f} | "
         f"{t.prepare:.1f} s | {t.peak / 2**20:.0f} MiB | {where()} |"

@@ -2,15 +2,18 @@
 
 Sizes are static under jit, so source positions and weights are NumPy constants. Both functions work
 axis by axis, and bilinear weights form a matrix: its gradient is the transposed product, where that
-of a gather would be a scatter.
+of a gather would be a scatter. On a CPU small whole factors are sums of shifted maps instead (`phases.py`).
 """
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxseg.nn import phases
+from jaxseg.nn.platform import by_platform
 from jaxseg.typing import Array, Size
 
 
@@ -79,19 +82,52 @@ def bilinear(x: Array, size: Size, *, align_corners: bool = False) -> Array:
     y = x.astype(dtype)
     for axis in (1, 2):
         length, out = x.shape[axis], size[axis - 1]
-        if out != length:
-            matrix = jnp.asarray(_bilinear_matrix(length, out, align_corners), dtype)
-            y = jnp.einsum(
-                "oh,nhwc->nowc" if axis == 1 else "ow,nhwc->nhoc",
-                matrix,
-                y,
-                precision=lax.Precision.HIGHEST,
-            )
+        if not align_corners and out % length == 0 and 2 <= out // length <= phases.LARGEST:
+            y = _enlarged(y, out // length, axis)
+        elif out != length:
+            y = _weighed(y, _bilinear_matrix(length, out, align_corners), axis)
     return y.astype(x.dtype)
 
 
 bilinear_aligned = partial(bilinear, align_corners=True)
 """`bilinear` with the corner pixels of both maps on each other."""
+
+
+def _weighed(x: Array, matrix: np.ndarray, axis: int) -> Array:
+    """A matrix `[out, length]` times the map along an axis."""
+    return jnp.einsum(
+        "oh,nhwc->nowc" if axis == 1 else "ow,nhwc->nhoc",
+        jnp.asarray(matrix, x.dtype),
+        x,
+        precision=lax.Precision.HIGHEST,
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _enlarged(x: Array, factor: int, axis: int) -> Array:
+    """`factor` times as long along an axis."""
+    length = x.shape[axis]
+    return by_platform(
+        x,
+        cpu=lambda x: phases.enlarge(x, factor, axis),
+        plain=lambda x: _weighed(x, _bilinear_matrix(length, factor * length, False), axis),
+    )
+
+
+def _enlarged_forward(x: Array, factor: int, axis: int) -> tuple[Array, None]:
+    return _enlarged(x, factor, axis), None
+
+
+def _enlarged_backward(factor: int, axis: int, saved: None, cotangent: Array) -> tuple[Array]:
+    length = cotangent.shape[axis]
+    return by_platform(
+        cotangent,
+        cpu=lambda g: (phases.enlarge_gradient(g, factor, axis),),
+        plain=lambda g: (_weighed(g, _bilinear_matrix(length // factor, length, False).T, axis),),
+    )
+
+
+_enlarged.defvjp(_enlarged_forward, _enlarged_backward)
 
 
 def _bilinear_matrix(length: int, out: int, align_corners: bool) -> np.ndarray:

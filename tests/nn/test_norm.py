@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseg.nn import BatchNorm, GroupNorm
 from jaxseg.nn.norm import normalize, sum_pixels
@@ -82,25 +82,42 @@ def test_float64_is_normalised_in_float64():
         )
 
 
-@pytest.mark.parametrize("strategy", ["pmap", "shard_map"])
+def over_devices(strategy, x):
+    """`train` on four devices, a part of `x` on each."""
+    mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
+    split, whole = PartitionSpec("data"), PartitionSpec()
+    if strategy == "pmap":
+        y, moved = jax.pmap(train, "data", devices=jax.devices()[:4])(
+            x.reshape(4, -1, *x.shape[1:])
+        )
+        return y.reshape(x.shape), jax.tree.map(lambda s: s[3], moved)
+    if strategy == "shard_map":
+        specs = {"in_specs": split, "out_specs": (split, whole)}
+        return jax.shard_map(train, mesh=mesh, check_vma=False, **specs)(x)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return jax.jit(train)(jax.device_put(x, NamedSharding(mesh, split)))
+
+
+strategies = pytest.mark.parametrize("strategy", ["pmap", "shard_map", "jit"])
+
+
+@strategies
 def test_statistics_are_those_of_the_global_batch(strategy):
     x = noise(8, 2, 3, 2)
     y, moved = train(x)
-    if strategy == "pmap":
-        shards, moved_there = jax.pmap(train, "data", devices=jax.devices()[:4])(
-            x.reshape(4, 2, 2, 3, 2)
-        )
-        shards, moved_there = shards.reshape(x.shape), jax.tree.map(lambda s: s[3], moved_there)
-    else:
-        mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
-        split, whole = PartitionSpec("data"), PartitionSpec()
-        run = jax.shard_map(
-            train, mesh=mesh, in_specs=split, out_specs=(split, whole), check_vma=False
-        )
-        shards, moved_there = run(x)
-    np.testing.assert_allclose(shards, y, rtol=0, atol=1e-5)
+    parts, moved_there = over_devices(strategy, x)
+    np.testing.assert_allclose(parts, y, rtol=0, atol=1e-5)
     for name in ("mean", "var"):
         np.testing.assert_allclose(moved_there[name], moved[name], rtol=0, atol=1e-6)
+
+
+@strategies
+def test_parts_with_large_and_unlike_means_keep_the_variance(strategy):
+    x = noise(8, 4, 4, 2, loc=1000.0) + np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1)
+    y, _ = over_devices(strategy, x)
+    exact = x.astype(np.float64)
+    moments = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+    np.testing.assert_allclose(y, expected(exact, *moments), rtol=0, atol=3e-3)
 
 
 def composed(x, scale, bias, relu):

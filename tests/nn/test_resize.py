@@ -2,9 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from scipy import ndimage
 
 from jaxseg.nn import bilinear, nearest
+from jaxseg.nn.resize import _bilinear_matrix
 
 SIZES = [(1, 1), (1, 7), (5, 5), (6, 4), (13, 8)]
 
@@ -78,3 +80,28 @@ def test_the_same_size_costs_nothing():
     x = jnp.ones((1, 4, 5, 2))
     for resize in (nearest, bilinear):
         assert str(jax.make_jaxpr(lambda x, resize=resize: resize(x, (4, 5)))(x)).count("\n") == 0
+
+
+@pytest.mark.parametrize("factors", [(2, 2), (3, 4), (2, 1)])
+@pytest.mark.parametrize("given", [(1, 1), (2, 5), (7, 3)])
+def test_whole_factors_are_the_matrix_forward_and_backward(given, factors):
+    with jax.enable_x64(True):
+        x = noise(2, *given, 3, dtype=np.float64)
+        size = tuple(n * f for n, f in zip(given, factors, strict=True))
+        cotangent = noise(2, *size, 3, dtype=np.float64)
+        rows, columns = (_bilinear_matrix(n, s, False) for n, s in zip(given, size, strict=True))
+        y, back = jax.vjp(lambda x: bilinear(x, size), x)
+        np.testing.assert_allclose(y, np.einsum("oh,pw,nhwc->nopc", rows, columns, x), atol=1e-12)
+        (gradient,) = back(cotangent)
+        expected = np.einsum("oh,pw,nopc->nhwc", rows, columns, cotangent)
+        np.testing.assert_allclose(gradient, expected, atol=1e-12)
+
+
+def test_bands_and_other_platforms_have_the_matrix():
+    x = noise(1, 4, 4, 2)
+    double = jax.jit(jax.value_and_grad(lambda x: bilinear(x, (8, 8)).sum()))
+    assert "dot_general" not in double.lower(x).as_text()
+    assert "dot_general" in double.trace(x).lower(lowering_platforms=("tpu",)).as_text()
+    mesh = jax.make_mesh((1, 2), ("data", "rows"), (AxisType.Auto,) * 2, devices=jax.devices()[:2])
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        assert "dot_general" in double.lower(x).as_text()
