@@ -6,6 +6,7 @@ of a gather would be a scatter. On a CPU small whole factors are sums of shifted
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,7 @@ def bilinear(x: Array, size: Size, *, align_corners: bool = False) -> Array:
     [0.0, 0.25, 0.5, 0.75, 1.0]
     """
     dtype = np.promote_types(np.float32, x.dtype)
-    y = x.astype(dtype)
+    y: Any = x.astype(dtype)
     for axis in (1, 2):
         length, out = x.shape[axis], size[axis - 1]
         if not align_corners and out % length == 0 and 2 <= out // length <= phases.LARGEST:
