@@ -11,17 +11,16 @@ Needs torch, torchvision and segmentation_models.pytorch. Prints a row for each 
 docs/benchmarks.md with `--append`.
 """
 
-import datetime
-import importlib.metadata
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import turns
 import tyro
 from page import append
-from turns import Timing, machine, take_turns
+from turns import Timing, take_turns
 
 HEADING = "## Networks beside their twins"
 INTRODUCTION = """Rows of `python experiments/benchmarks/models.py --append`: medians of runs that take turns, half the
@@ -166,19 +165,11 @@ def torch_side(arguments: Arguments, compiled: bool) -> Callable[[], Any]:
 
 def rows(arguments: Arguments, timings: dict[str, Timing]) -> list[str]:
     """A table's rows, one for each side, the ratio to the fastest twin in each of them."""
-    best = min(t.median for name, t in timings.items() if name.startswith("torch"))
     what = (
         f"{arguments.network}, {arguments.task}, {arguments.batch} x {arguments.size} x "
         f"{arguments.size}, {arguments.dtype}"
     )
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "torch"))
-    when = datetime.date.today().isoformat()
-    return [
-        f"| {what} | {name} | {1e3 * t.median:.0f} ms | {100 * t.spread:.0f} % | "
-        f"{best / t.median:.2f} | {t.prepare:.1f} s | {t.peak / 2**20:.0f} MiB | "
-        f"{machine()}; {versions}; {when} |"
-        for name, t in timings.items()
-    ]
+    return turns.rows(what, timings)
 
 
 def main(arguments: Arguments) -> None:

@@ -6,6 +6,8 @@ the ratio of medians. A side's peak memory is its process's.
 """
 
 import dataclasses
+import datetime
+import importlib.metadata
 import multiprocessing
 import os
 import platform
@@ -18,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 Run = Callable[[], Any]
-"""Runs once and returns when the result is there."""
+"""Runs once and returns when the result is there. A `before` that it has as an attribute is called first, untimed."""
+OURS = "jaxseg"
+"""What the names of sides begin with that are no peers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +87,7 @@ def take_turns(
         for pipe in pipes.values():
             pipe.close()
         for process in processes.values():
-            process.join(5)
+            process.join(30)  # its own workers end first
             process.kill()
 
 
@@ -99,7 +103,9 @@ def _serve(pipe: Connection, make: Callable[..., Run], arguments: Sequence[Any])
     run = make(*arguments)
     run()
     pipe.send(time.perf_counter() - began)
+    before = getattr(run, "before", lambda: None)
     while pipe.recv() == "run":
+        before()
         began = time.perf_counter()
         run()
         pipe.send(time.perf_counter() - began)
@@ -113,3 +119,23 @@ def machine() -> str:
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+
+
+def where() -> str:
+    """Machine, versions and date, for a table's row."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "torch")]
+    return f"{machine()}; {', '.join(versions)}; {datetime.date.today()}"
+
+
+def rows(what: str, timings: Mapping[str, Timing]) -> list[str]:
+    """A table's rows, one for each side, the ratio to the fastest peer in each of them."""
+    best = min(t.median for name, t in timings.items() if not name.startswith(OURS))
+    return [
+        f"| {what} | {name} | {_milliseconds(t.median)} | {100 * t.spread:.0f} % | {best / t.median:.2f} | "
+        f"{t.prepare:.1f} s | {t.peak / 2**20:.0f} MiB | {where()} |"
+        for name, t in timings.items()
+    ]
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.{0 if seconds >= 0.1 else 1}f} ms"

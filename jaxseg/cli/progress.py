@@ -50,13 +50,16 @@ class RunObserver:
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  {task.fields[speed]} images/s  left"),
+            TextColumn(
+                "loss {task.fields[loss]}  {task.fields[speed]} images/s  "
+                "stall {task.fields[stall]}  left"
+            ),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task(
-            "train", total=steps, completed=start, epoch=1, loss="-", speed="-"
+            "train", total=steps, completed=start, epoch=1, loss="-", speed="-", stall="-"
         )
 
     def __enter__(self) -> "RunObserver":
@@ -72,11 +75,11 @@ class RunObserver:
         self._bar.update(self._task, completed=step, epoch=epoch)
 
     def on_train(self, step: int, logs: Mapping[str, float]) -> None:
-        """Writes a row with the loss, the learning rate and the speed since the last one."""
+        """Writes a row with the loss, the learning rate, and the speed and the stall since the last one."""
         now = time.monotonic()
         speed = (step - self._since_step) * self._batch_size / max(now - self._since, 1e-9)
         self._since, self._since_step = now, step
-        epoch = -(-step // self._steps_per_epoch)
+        epoch, stall = -(-step // self._steps_per_epoch), f"{logs['stall_seconds']:.1f} s"
         row = {
             "kind": "train",
             "epoch": epoch,
@@ -84,15 +87,17 @@ class RunObserver:
             **logs,
             "learning_rate": float(self._learning_rate(step - 1 - int(logs["skipped"]))),
             "images_per_second": round(speed, 2),
+            "stall_seconds": round(logs["stall_seconds"], 3),
             "seconds": round(now - self._began, 2),
         }
         self._log.write(row)
-        self._bar.update(self._task, loss=f"{logs['loss']:.4f}", speed=f"{speed:.1f}")
+        loss = f"{logs['loss']:.4f}"
+        self._bar.update(self._task, loss=loss, speed=f"{speed:.1f}", stall=stall)
         if not self._console.is_terminal:
             left = (self._steps - step) * self._batch_size / max(speed, 1e-9)
             self._console.print(
-                f"epoch {epoch}  step {step}/{self._steps}  loss {logs['loss']:.4f}  "
-                f"{speed:.1f} images/s  {_clock(left)} left"
+                f"epoch {epoch}  step {step}/{self._steps}  loss {loss}  "
+                f"{speed:.1f} images/s  stall {stall}  {_clock(left)} left"
             )
 
     def on_skip(self, step: int, names: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from jaxseg.errors import InputError
 from jaxseg.train.checkpoint import Checkpoint
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.processes import alone, exchange
+from jaxseg.train.stall import Stall
 from jaxseg.train.state import TrainState
 from jaxseg.train.step import EvalTotals
 from jaxseg.train.stop import Stopped, StopRequest, until_stopped
@@ -27,7 +28,7 @@ class Observer(Protocol):
         ...
 
     def on_train(self, step: int, logs: Mapping[str, float]) -> None:
-        """Every few steps: what the step returned."""
+        """Every few steps: what the step returned, and `stall_seconds`, how long steps have waited for the loader since."""
         ...
 
     def on_skip(self, step: int, names: Sequence[str]) -> None:
@@ -116,7 +117,7 @@ def fit(
     progress = progress or Progress()
     at, end = int(state.step), schedule.epochs * schedule.steps_per_epoch
     skips = _Skips(observer, schedule.max_skipped)
-    batches = until_stopped(batches, stop)
+    batches, stall = until_stopped(batches, stop), Stall()
     while True:
         if at % schedule.steps_per_epoch == 0 and at > progress.validated_step:
             try:
@@ -133,7 +134,7 @@ def fit(
             break
         try:
             with _saving_first(last, at, state, progress, skips):
-                batch = next(batches)
+                batch = stall.next(batches)
         except Stopped:
             break
         state, logs = step(state, batch, key)
@@ -142,13 +143,14 @@ def fit(
         if batch.get("unreadable"):
             observer.on_unreadable(at, batch["unreadable"])
         skips.add(at, batch.get("names", ()), logs.pop("skipped_in_row"))
+        stall.started(logs)
         logged = at % schedule.log_every == 0 or at % schedule.steps_per_epoch == 0
         if logged or skips.are_due:
             with _saving_first(last, at, state, progress, skips):
                 skips.tell()
         if logged:
-            values = jax.device_get(logs)
-            observer.on_train(at, {name: float(value) for name, value in values.items()})
+            values = {name: float(value) for name, value in jax.device_get(logs).items()}
+            observer.on_train(at, {**values, "stall_seconds": stall.take()})
     if stop.answered:
         skips.tell()
         last.save(at, state, dataclasses.asdict(progress))

@@ -13,7 +13,7 @@ from jaxseg.cli.main import main
 from jaxseg.errors import InputError
 from jaxseg.train.log import read_rows
 
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "images_per_second", "stall_seconds")
 
 
 def rows(run):

@@ -17,7 +17,7 @@ from jaxseg.cli.main import main
 from jaxseg.train.log import read_rows
 from jaxseg.train.state import create_state
 
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "images_per_second", "stall_seconds")
 KILLS = int(os.environ.get("JAXSEG_KILLS", "30"))  # in a row
 CAMVID = Path("../shared/data/camvid")
 

@@ -51,7 +51,7 @@ def interrupted(monkeypatch, at, arguments):
 
 
 def plain_rows(run):
-    times = ("seconds", "images_per_second")
+    times = ("seconds", "images_per_second", "stall_seconds")
     return [{k: v for k, v in row.items() if k not in times} for row in read_rows(run)]
 
 

@@ -21,7 +21,7 @@ from jaxseg.recipe import Recipe, TrainRecipe
 from jaxseg.train.log import read_rows
 from jaxseg.train.processes import fail_together
 
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "images_per_second", "stall_seconds")
 # Float32's rounding, in another order for each number of devices, through 18 steps of AdamW; the losses are 2 to 3. Two
 # devices differ from one by 1e-4 after six steps, whether or not they are of one process.
 ROUNDING = 5e-3

@@ -18,7 +18,7 @@ from jaxseg.cli.folder import RunFolder
 from jaxseg.cli.main import main
 from jaxseg.train.log import read_rows
 
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "images_per_second", "stall_seconds")
 
 
 def arrays(run, checkpoint):
@@ -53,7 +53,7 @@ def test_a_run_folder_is_complete(finished):
     validations = [r for r in rows if r["kind"] == "validation"]
     assert [r["step"] for r in validations] == [3, 6]
     assert len(validations[0]["iou"]) == 7
-    assert {"loss", "learning_rate", "images_per_second", "gradient_norm"} <= rows[0].keys()
+    assert {"loss", "learning_rate", "gradient_norm", *TIMES} <= rows[0].keys()
     assert validations[-1]["loss"] < rows[0]["loss"]
     assert recipes.load(finished / "recipe.json").model.encoder == "jaxseg_tests_tiny:Tiny"
     assert json.loads((finished / "run.json").read_text())["environment"]["versions"]["jax"]
