@@ -5,6 +5,7 @@ other's threads. So each side lives in its own process, is asked for one run aft
 the ratio of medians. A side's peak memory is its process's.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -123,7 +124,10 @@ def machine() -> str:
 
 def where() -> str:
     """Machine, versions and date, for a table's row."""
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "torch")]
+    versions = []
+    for name in ("jax", "torch"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{name} {importlib.metadata.version(name)}")
     return f"{machine()}; {', '.join(versions)}; {datetime.date.today()}"
 
 

@@ -90,11 +90,14 @@ def test_its_own_gradient_is_for_cpus_alone(platform, scatters):
     assert ("select_and_scatter" in lowered) is scatters
 
 
-def test_xla_has_its_way_where_a_mesh_cuts_maps():
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+@pytest.mark.parametrize(("axes", "cut"), [(("data",), False), (("data", "rows"), True)])
+def test_xla_has_its_way_where_a_mesh_cuts_maps(axes, cut):
+    auto = (jax.sharding.AxisType.Auto,) * len(axes)
+    mesh = jax.make_mesh((2,) * len(axes), axes, auto, devices=jax.devices()[: 2 ** len(axes)])
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         gradient = jax.jit(jax.grad(lambda x: max_pool(x, 3, 2, 1).sum()))
-        assert "select_and_scatter" in gradient.lower(noise(1, 6, 6, 1)).as_text()
+        lowered = gradient.lower(noise(1, 6, 6, 1)).as_text()
+    assert ("select_and_scatter" in lowered) == cut
 
 
 def test_the_first_of_equal_maxima_wins():
