@@ -101,7 +101,7 @@ def trial(side: str, case: Case, batch: int, rounds: int = 3) -> Trial | None:
         program.run()
         ready = time.perf_counter() - began
         seconds = [_timed(program.run) for _ in range(rounds)]
-    except Exception as error:
+    except Exception as error:  # XLA and torch each have kinds of their own for it
         if is_out_of_memory(error):
             return None
         raise RuntimeError(traceback.format_exc()) from None

@@ -11,7 +11,7 @@ def initialize(model: nn.Module, key: Key, *, channels: int = 3) -> Variables:
     """The same variables as `model.init`, compiled with little optimisation.
 
     XLA on a CPU spends a second or more on the random numbers of each kernel's shape, a minute on a large network, to
-    save milliseconds in a function that runs once.
+    save milliseconds in a function that runs once; without any optimisation the numbers themselves take longer to draw.
 
     Args:
         model: A Linen module of images.
