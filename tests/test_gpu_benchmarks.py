@@ -24,6 +24,8 @@ from jaxseg.typing import Output
 FOLDER = Path(__file__).parents[1] / "experiments" / "benchmarks"
 CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
 NAMES = ("gpu", "gpu_sides", "gpu_trials", "gpu_profile", "gpu_camvid", "gpu_camvid_programs")
+# JAX 0.12 reads traces with a type whose first use warns; as an error it would end the process.
+pytestmark = pytest.mark.filterwarnings("ignore:builtin type event_stats:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
