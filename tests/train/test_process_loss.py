@@ -14,8 +14,7 @@ SCRIPT = """
 import os, signal, sys, time
 folder, rank, count, port, kill_at = sys.argv[1], *map(int, sys.argv[2:])
 os.environ["JAX_PLATFORMS"] = "cpu"
-devices = f"--xla_force_host_platform_device_count={4 // count}"
-os.environ["XLA_FLAGS"] = devices + " --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={4 // count}"
 import jax
 jax.config.update("jax_enable_x64", True)
 from jaxseg.train import processes

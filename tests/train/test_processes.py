@@ -14,8 +14,7 @@ SCRIPT = """
 import os, sys
 rank, count, devices, port = map(int, sys.argv[1:5])
 os.environ["JAX_PLATFORMS"] = "cpu"
-many = f"--xla_force_host_platform_device_count={devices // count}"
-os.environ["XLA_FLAGS"] = many + " --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={devices // count}"
 import warnings
 warnings.simplefilter("error")
 import jax
