@@ -11,6 +11,7 @@ _KINDS = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
 _COLLECTIVE = re.compile(rf" = (.*?) ({_KINDS})(-start)?\(")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
 _NAME = re.compile(r'op_name="([^"]*)"')
+_ENDING = re.compile(r"%async-collective-done\S* = .* calls=(%[^\s,]+)")
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,19 @@ def collectives(text: str) -> list[Collective]:
         text: The program, as `.as_text()` of a compiled one gives it.
 
     Returns:
-        The exchanges in the order of the text; an asynchronous one is counted where it starts.
+        The exchanges in the order of the text; an asynchronous one is counted where it starts. (A TPU's program holds one
+        that it fuses with work three times: in what starts it, in the work, and in what ends it.)
 
     >>> collectives('  %a = (f32[3]{0}, f32[2,2]{1,0}) all-reduce(%x, %y), metadata={op_name="jit(f)/sum"}')
     [Collective(kind='all-reduce', arrays=2, bytes=28, path='jit(f)/sum')]
     """
-    found = []
+    found, ending, computation = [], set(_ENDING.findall(text)), ""
     for line in text.splitlines():
+        if line.startswith(("%", "ENTRY")):
+            computation = line.split(maxsplit=1)[0]
         match = _COLLECTIVE.search(line)
-        if match is None:
+        goes_on = computation in ending or computation.startswith("%async_collective_fusion")
+        if match is None or goes_on:
             continue
         sizes = [_size(*array) for array in _ARRAY.findall(match[1])]
         if match[3] and match[2] in ("all-gather", "collective-permute"):

@@ -183,6 +183,32 @@ class TestCollectives:
             Collective("reduce-scatter", 1, 8, ""),
         ]
 
+    def test_counts_what_a_tpu_fuses_with_work_once(self):
+        text = """
+%fused_computation.1 (p: f32[2]) -> (f32[2], f32[16], u32[]) {
+  %all-gather.1 = f32[16]{0} all-gather(%p), channel_id=1, metadata={op_name="jit(f)/norm"}
+}
+
+%async_collective_fusion.7 (p: f32[2], q: f32[16]) -> (f32[8], f32[16]) {
+  %all-gather.2 = f32[16]{0} all-gather(%p), channel_id=1, metadata={op_name="jit(f)/norm"}
+}
+
+%fused_computation.2 (p: f32[2], q: f32[16]) -> f32[16] {
+  ROOT %all-gather.3 = f32[16]{0} all-gather(%p), channel_id=1, metadata={op_name="jit(f)/norm"}
+}
+
+ENTRY %main (x: f32[2]) -> f32[16] {
+  %async-collective-start = (f32[2], f32[16], u32[]) fusion(%x), kind=kCustom, calls=%fused_computation.1
+  %fusion.7 = (f32[8], f32[16]) fusion(%x, %y), kind=kOutput, calls=%async_collective_fusion.7
+  %async-collective-done = f32[16] fusion(%x, %z), kind=kCustom, calls=%fused_computation.2, metadata={}
+  %last = f32[8]{0} all-reduce(%x), to_apply=%sum
+}
+"""
+        assert collectives(text) == [
+            Collective("all-gather", 1, 64, "jit(f)/norm"),
+            Collective("all-reduce", 1, 32, ""),
+        ]
+
 
 class TestForecast:
     def test_adds_exchanges_to_the_larger_of_computing_and_reading(self):
