@@ -114,7 +114,8 @@ def test_places_are_those_of_the_maxima(ceil_mode):
         variables, images, method="with_places"
     )
     for mine, same in zip(features, fast_jit(encoder.apply)(variables, images), strict=True):
-        np.testing.assert_array_equal(mine, same)
+        # Two programs, each with roundings of its own.
+        np.testing.assert_allclose(mine, same, rtol=1e-5, atol=1e-5)
     last, place = features[-1], places[-1]
     assert [p.shape[3] for p in places] == list(WIDTHS)
     assert place.shape == last.shape

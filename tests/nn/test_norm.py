@@ -177,7 +177,7 @@ def test_a_relu_is_part_of_the_layer():
         rectified = BatchNorm().apply(STATISTICS, x, relu=True, **mode)
         if mode["train"]:
             plain, rectified = plain[0], rectified[0]
-        np.testing.assert_array_equal(rectified, np.maximum(plain, 0))
+        np.testing.assert_allclose(rectified, np.maximum(plain, 0), rtol=0, atol=1e-7)
         assert (np.asarray(plain) < 0).any()
 
 
