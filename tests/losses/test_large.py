@@ -10,6 +10,8 @@ import pytest
 from jaxseg import losses
 
 pytestmark = pytest.mark.slow
+# Other tests compile quickly and compute little; millions of pixels are worth optimising for.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
 LOSSES = {
     "cross_entropy": losses.cross_entropy,
     "focal": losses.focal_loss,
@@ -51,7 +53,7 @@ def three_classes():
 @pytest.mark.parametrize("name", LOSSES)
 def test_value_and_gradient_of_three_classes(three_classes, name):
     logits, labels = three_classes
-    step = jax.jit(jax.value_and_grad(LOSSES[name]))
+    step = jit(jax.value_and_grad(LOSSES[name]))
     value, gradient = (np.asarray(x) for x in step(logits, labels))
     with jax.enable_x64(True):
         expected, slope = (np.asarray(x) for x in step(logits.astype(np.float64), labels))
@@ -101,13 +103,13 @@ def test_value_of_150_classes(many_classes, exact, name):
         "generalized_dice": 1
         - 2 * (weights * overlap).sum() / (weights * (predicted + true)).sum(),
     }
-    np.testing.assert_allclose(jax.jit(LOSSES[name])(logits, labels), expected[name], rtol=3e-6)
+    np.testing.assert_allclose(jit(LOSSES[name])(logits, labels), expected[name], rtol=3e-6)
 
 
 def test_gradient_of_150_classes(many_classes):
     """Of the cross-entropy it is (p - y) / n, at every pixel by itself."""
     logits, labels = many_classes
-    gradient = jax.jit(jax.grad(losses.cross_entropy))(logits, labels)
+    gradient = jit(jax.grad(losses.cross_entropy))(logits, labels)
     rows = np.s_[0, 100:102]
     z = logits[rows].astype(np.float64)
     p = np.exp(z - z.max(-1, keepdims=True))
