@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,3 +121,17 @@ def folder(tmp_path):
                 pixels = rng.integers(0, 255 if kind == "images" else 3, shape, np.uint8)
                 Image.fromarray(pixels).save(root / kind / split / f"{index}.png")
     return root, ["--data.source=folder", f"--data.root={root}", "--data.num-classes=3"]
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Forty-eight of CamVid's images to train on and eight to validate, in its folders."""
+    camvid, some = Path("../shared/data/camvid"), tmp_path / "photographs"
+    if not camvid.is_dir():
+        pytest.skip("CamVid is not here")
+    for split, count in (("train", 48), ("val", 8)):
+        for kind in (split, f"{split}annot"):
+            (some / kind).mkdir(parents=True)
+            for file in sorted((camvid / kind).iterdir())[:count]:
+                (some / kind / file.name).symlink_to(file.resolve())
+    return some

@@ -5,7 +5,6 @@ import random
 import signal
 import time
 from collections import Counter
-from pathlib import Path
 
 import chex
 import jax
@@ -19,7 +18,6 @@ from jaxseg.train.state import create_state
 
 TIMES = ("seconds", "images_per_second", "stall_seconds")
 KILLS = int(os.environ.get("JAXSEG_KILLS", "30"))  # in a row
-CAMVID = Path("../shared/data/camvid")
 
 
 def whole_state(run):
@@ -108,19 +106,7 @@ def test_a_run_that_is_killed_at_thirty_moments_goes_on_to_the_same_bits(launch,
         chex.assert_trees_all_equal(state.ema, state.params)
 
 
-@pytest.fixture
-def photographs(tmp_path):
-    """Forty-eight of CamVid's images to train on and eight to validate."""
-    for split, count in (("train", 48), ("val", 8)):
-        for kind in (split, f"{split}annot"):
-            (tmp_path / "photographs" / kind).mkdir(parents=True)
-            for file in sorted((CAMVID / kind).iterdir())[:count]:
-                (tmp_path / "photographs" / kind / file.name).symlink_to(file.resolve())
-    return tmp_path / "photographs"
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not CAMVID.is_dir(), reason="CamVid is not here")
 def test_a_run_on_photographs_that_is_killed_with_its_workers(
     launch, fields, photographs, tmp_path
 ):

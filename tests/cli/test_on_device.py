@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 
 import chex
 import numpy as np
@@ -16,8 +15,6 @@ from jaxseg.cli.folder import RunFolder
 from jaxseg.cli.main import main
 from jaxseg.train import epoch
 from jaxseg.train.log import read_rows
-
-CAMVID = Path(__file__).parents[3] / "shared" / "data" / "camvid"
 
 AUGMENT = [
     "--data.on-device",
@@ -162,11 +159,11 @@ def test_images_of_two_sizes_are_refused_by_name(tiny_encoder, tmp_path, capsys)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not CAMVID.is_dir(), reason="CamVid is not there")
-def test_street_scenes_are_trained_on_the_device(tiny_encoder, tmp_path):
+def test_street_scenes_are_trained_on_the_device(tiny_encoder, photographs, tmp_path):
     run = tmp_path / "camvid"
-    fields = [f"--model.encoder={tiny_encoder}", "--data.source=camvid", f"--data.root={CAMVID}"]
-    fields += ["--augment.crop-size", "96", "128", "--augment.photometric", "--train.epochs=1"]
+    fields = [f"--model.encoder={tiny_encoder}", "--data.source=camvid"]
+    fields += [f"--data.root={photographs}", "--train.epochs=4"]
+    fields += ["--augment.crop-size", "96", "128", "--augment.photometric"]
     fields += ["--train.batch-size=8", "--augment.mosaic=0.3", "--augment.copy-paste=0.3"]
     assert main(["train", "--run", str(run), *fields, *AUGMENT]) == 0
     assert losses(run)[-1] < losses(run)[0]
