@@ -106,6 +106,16 @@ def enough(row: dict) -> int | str:
     return math.ceil(19 * (times.links + times.latency) / work)
 
 
+def enough_in_memory(row: dict) -> str:
+    """As `enough`, and the GB that they take, if temporary ones grow as images do."""
+    images, need = enough(row), need_of(row)
+    if isinstance(images, str):
+        return images
+    return (
+        f"{images} ({(need.state + need.temporary * images / IMAGES[row['dtype']]) / 1e9:.1f} GB)"
+    )
+
+
 def page(rows: list[dict]) -> str:
     """docs/scaling.md."""
     total = len(NETWORKS) * len(TOPOLOGIES) * len(WAYS) * len(TYPES)
@@ -123,7 +133,9 @@ def page(rows: list[dict]) -> str:
         "",
         "## What a chip needs, and what it says",
         "",
-        "GB are 1e9 bytes, of 16 on a v5e chip; exchanges are counted after the compiler has combined them.",
+        "GB are 1e9 bytes, of 16 on a v5e chip; exchanges are counted after the compiler has combined them. A BatchNorm's",
+        "moments are gathered from all chips at once; on 16 x 16 chips the compiler gathers by an all-reduce of zeros and one's",
+        "own.",
         "",
         "| network | chips | way | type | state GB | temporary GB | TFLOP | traffic GB | exchanges |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -143,7 +155,8 @@ def page(rows: list[dict]) -> str:
         "Computing at the chip's peak, reading and writing at the memory's rate, sending at the links' rate over all links,",
         f"and {1e6 * HOP:.0f} microsecond a hop, one exchange after the other. The step is the larger of the first two and then",
         "all exchanges, as if none were hidden; weak scaling is the part that one chip alone would need too. What one chip",
-        "does grows with its images and exchanges do not, so that the last column says how many of them keep 95 %.",
+        "does grows with its images and exchanges do not, so that the last column says how many of them keep 95 %, and the",
+        "memory that they take if temporary numbers grow as images do.",
         "",
         "| network | chips | way | type | compute ms | memory ms | links ms | hops ms | step ms | images/s | weak scaling | for 95 % |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
@@ -154,7 +167,7 @@ def page(rows: list[dict]) -> str:
         lines.append(
             f"| {row['network']} | {row['topology']} | {row['way']} | {row['dtype']} | "
             + " | ".join(f"{1e3 * part:.2f}" for part in parts)
-            + f" | {row['images'] / times.step:.0f} | {100 * times.efficiency:.1f} % | {enough(row)} |"
+            + f" | {row['images'] / times.step:.0f} | {100 * times.efficiency:.1f} % | {enough_in_memory(row)} |"
         )
     chips = "; ".join(
         f"{name} {chip.flops / 1e12:.0f} TFLOP/s, {chip.memory / 1e9:.0f} GB at {chip.memory_rate / 1e9:.0f} GB/s, "

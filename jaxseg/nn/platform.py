@@ -22,6 +22,15 @@ def by_platform(*args: Any, cpu: Callable[..., Any], plain: Callable[..., Any]) 
     >>> float(by_platform(3.0, cpu=lambda x: x + x, plain=lambda x: 2 * x))
     6.0
     """
-    if collective.ROWS in get_abstract_mesh().axis_names:
+    if in_bands():
         return plain(*args)
     return lax.platform_dependent(*args, cpu=cpu, default=plain)
+
+
+def in_bands() -> bool:
+    """Whether the program that is traced cuts images into bands of rows.
+
+    >>> in_bands()
+    False
+    """
+    return collective.ROWS in get_abstract_mesh().axis_names

@@ -2,9 +2,11 @@
 
 Sizes are static under jit, so source positions and weights are NumPy constants. Both functions work
 axis by axis, and bilinear weights form a matrix: its gradient is the transposed product, where that
-of a gather would be a scatter. On a CPU small whole factors are sums of shifted maps instead (`phases.py`).
+of a gather would be a scatter. On a CPU, and along the rows of bands, small whole factors are sums of shifted maps instead
+(`phases.py`).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,8 +16,10 @@ import numpy as np
 from jax import lax
 
 from jaxseg.nn import phases
-from jaxseg.nn.platform import by_platform
+from jaxseg.nn.platform import by_platform, in_bands
 from jaxseg.typing import Array, Size
+
+Form = Callable[[Array], Array]
 
 
 def nearest(x: Array, size: Size) -> Array:
@@ -107,11 +111,12 @@ def _weighed(x: Array, matrix: np.ndarray, axis: int) -> Array:
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _enlarged(x: Array, factor: int, axis: int) -> Array:
     """`factor` times as long along an axis."""
-    length = x.shape[axis]
-    return by_platform(
+    matrix = _bilinear_matrix(x.shape[axis], factor * x.shape[axis], False)
+    return _by_phases(
+        axis,
         x,
-        cpu=lambda x: phases.enlarge(x, factor, axis),
-        plain=lambda x: _weighed(x, _bilinear_matrix(length, factor * length, False), axis),
+        partial(phases.enlarge, factor=factor, axis=axis),
+        lambda x: _weighed(x, matrix, axis),
     )
 
 
@@ -120,12 +125,16 @@ def _enlarged_forward(x: Array, factor: int, axis: int) -> tuple[Array, None]:
 
 
 def _enlarged_backward(factor: int, axis: int, saved: None, cotangent: Array) -> tuple[Array]:
-    length = cotangent.shape[axis]
-    return by_platform(
-        cotangent,
-        cpu=lambda g: (phases.enlarge_gradient(g, factor, axis),),
-        plain=lambda g: (_weighed(g, _bilinear_matrix(length // factor, length, False).T, axis),),
-    )
+    matrix = _bilinear_matrix(cotangent.shape[axis] // factor, cotangent.shape[axis], False).T
+    gradient = partial(phases.enlarge_gradient, factor=factor, axis=axis)
+    return (_by_phases(axis, cotangent, gradient, lambda g: _weighed(g, matrix, axis)),)
+
+
+def _by_phases(axis: int, x: Array, of_phases: Form, of_matrix: Form) -> Array:
+    """The form for CPUs wherever rows lie in bands: `phases.py` says why."""
+    if axis == 1 and in_bands():
+        return of_phases(x)
+    return by_platform(x, cpu=of_phases, plain=of_matrix)
 
 
 _enlarged.defvjp(_enlarged_forward, _enlarged_backward)

@@ -9,7 +9,7 @@ import pytest
 
 from jaxseg import losses, train
 from jaxseg.errors import InputError
-from jaxseg.nn import ConvNorm, max_pool
+from jaxseg.nn import ConvNorm, bilinear, max_pool
 from jaxseg.train.layout import fully_sharded
 from jaxseg.train.program import Collective, Needs, chip_of, collectives, forecast, needs
 from jaxseg.typing import Output
@@ -20,14 +20,14 @@ ROWS = 2 * 34 * 16 * 4  # bytes of two rows of the largest map with its padding;
 
 
 class Net(nn.Module):
-    """Convolutions with norms, a stride and pooling."""
+    """Convolutions with norms, a stride, pooling and enlarging."""
 
     @nn.compact
     def __call__(self, images, train=False):
         x = ConvNorm(16, stride=2)(images, train=train)
         x = ConvNorm(16)(max_pool(x, 3, 2, 1), train=train)
         x = ConvNorm(32)(x, train=train)
-        x = jnp.repeat(jnp.repeat(x, 4, 1), 4, 2)
+        x = bilinear(x, (4 * x.shape[1], 4 * x.shape[2]))
         return Output(nn.Conv(CLASSES, (1, 1))(x))
 
 
