@@ -87,8 +87,8 @@ def bilinear(x: Array, size: Size, *, align_corners: bool = False) -> Array:
     y: Any = x.astype(dtype)
     for axis in (1, 2):
         length, out = x.shape[axis], size[axis - 1]
-        if not align_corners and out % length == 0 and 2 <= out // length <= phases.LARGEST:
-            y = _enlarged(y, out // length, axis)
+        if out % length == 0 and 2 <= out // length <= phases.LARGEST:
+            y = _enlarged(y, out // length, axis, align_corners)
         elif out != length:
             y = _weighed(y, _bilinear_matrix(length, out, align_corners), axis)
     return y.astype(x.dtype)
@@ -108,26 +108,34 @@ def _weighed(x: Array, matrix: np.ndarray, axis: int) -> Array:
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _enlarged(x: Array, factor: int, axis: int) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _enlarged(x: Array, factor: int, axis: int, align_corners: bool) -> Array:
     """`factor` times as long along an axis."""
-    matrix = _bilinear_matrix(x.shape[axis], factor * x.shape[axis], False)
+    matrix = _bilinear_matrix(x.shape[axis], factor * x.shape[axis], align_corners)
     return _by_phases(
         axis,
         x,
-        partial(phases.enlarge, factor=factor, axis=axis),
+        lambda x: phases.enlarge(x, matrix, axis),
         lambda x: _weighed(x, matrix, axis),
     )
 
 
-def _enlarged_forward(x: Array, factor: int, axis: int) -> tuple[Array, None]:
-    return _enlarged(x, factor, axis), None
+def _enlarged_forward(x: Array, *how: Any) -> tuple[Array, None]:
+    return _enlarged(x, *how), None
 
 
-def _enlarged_backward(factor: int, axis: int, saved: None, cotangent: Array) -> tuple[Array]:
-    matrix = _bilinear_matrix(cotangent.shape[axis] // factor, cotangent.shape[axis], False).T
-    gradient = partial(phases.enlarge_gradient, factor=factor, axis=axis)
-    return (_by_phases(axis, cotangent, gradient, lambda g: _weighed(g, matrix, axis)),)
+def _enlarged_backward(
+    factor: int, axis: int, align_corners: bool, saved: None, cotangent: Array
+) -> tuple[Array]:
+    length = cotangent.shape[axis]
+    matrix = _bilinear_matrix(length // factor, length, align_corners)
+    gradient = _by_phases(
+        axis,
+        cotangent,
+        lambda g: phases.enlarge_gradient(g, matrix, axis),
+        lambda g: _weighed(g, matrix.T, axis),
+    )
+    return (gradient,)
 
 
 def _by_phases(axis: int, x: Array, of_phases: Form, of_matrix: Form) -> Array:

@@ -2,11 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scipy import ndimage
 
 from jaxseg.nn import bilinear, nearest
 from jaxseg.nn.resize import _bilinear_matrix
+from jaxseg.train.program import collectives
 
 SIZES = [(1, 1), (1, 7), (5, 5), (6, 4), (13, 8)]
 
@@ -82,26 +83,66 @@ def test_the_same_size_costs_nothing():
         assert str(jax.make_jaxpr(lambda x, resize=resize: resize(x, (4, 5)))(x)).count("\n") == 0
 
 
-@pytest.mark.parametrize("factors", [(2, 2), (3, 4), (2, 1)])
+@pytest.mark.parametrize("factors", [(2, 2), (3, 4), (2, 1), (5, 8)])
 @pytest.mark.parametrize("given", [(1, 1), (2, 5), (7, 3)])
-def test_whole_factors_are_the_matrix_forward_and_backward(given, factors):
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_whole_factors_are_the_matrix_forward_and_backward(given, factors, align_corners):
     with jax.enable_x64(True):
         x = noise(2, *given, 3, dtype=np.float64)
         size = tuple(n * f for n, f in zip(given, factors, strict=True))
         cotangent = noise(2, *size, 3, dtype=np.float64)
-        rows, columns = (_bilinear_matrix(n, s, False) for n, s in zip(given, size, strict=True))
-        y, back = jax.vjp(lambda x: bilinear(x, size), x)
+        rows, columns = (
+            _bilinear_matrix(n, s, align_corners) for n, s in zip(given, size, strict=True)
+        )
+        y, back = jax.vjp(lambda x: bilinear(x, size, align_corners=align_corners), x)
         np.testing.assert_allclose(y, np.einsum("oh,pw,nhwc->nopc", rows, columns, x), atol=1e-12)
         (gradient,) = back(cotangent)
         expected = np.einsum("oh,pw,nopc->nhwc", rows, columns, cotangent)
         np.testing.assert_allclose(gradient, expected, atol=1e-12)
 
 
-def test_bands_and_other_platforms_have_the_matrix():
+@pytest.fixture
+def bands():
+    """Four devices, each with a band of rows."""
+    mesh = jax.make_mesh((1, 4), ("data", "rows"), (AxisType.Auto,) * 2, devices=jax.devices()[:4])
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        yield mesh
+
+
+def test_other_platforms_have_the_matrix():
     x = noise(1, 4, 4, 2)
     double = jax.jit(jax.value_and_grad(lambda x: bilinear(x, (8, 8)).sum()))
     assert "dot_general" not in double.lower(x).as_text()
     assert "dot_general" in double.trace(x).lower(lowering_platforms=("tpu",)).as_text()
-    mesh = jax.make_mesh((1, 2), ("data", "rows"), (AxisType.Auto,) * 2, devices=jax.devices()[:2])
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        assert "dot_general" in double.lower(x).as_text()
+
+
+def test_bands_have_it_along_columns_alone(bands):
+    x = noise(1, 4, 4, 2)
+    rows, columns = (
+        jax.jit(jax.value_and_grad(lambda x, size=size: bilinear(x, size).sum()))
+        for size in ((8, 4), (4, 8))
+    )
+    assert "dot_general" not in rows.trace(x).lower(lowering_platforms=("tpu",)).as_text()
+    assert "dot_general" in columns.lower(x).as_text()
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_bands_ask_their_neighbours_for_a_row(bands, factor, align_corners):
+    x = noise(2, 16, 6, 3)
+
+    def grown(x):
+        size = (factor * x.shape[1], factor * x.shape[2])
+        return bilinear(x, size, align_corners=align_corners)
+
+    def both(x, cotangent):
+        y, back = jax.vjp(grown, x)
+        return y, back(cotangent)[0]
+
+    cut = NamedSharding(bands, PartitionSpec("data", "rows"))
+    cotangent = noise(*grown(x).shape)
+    step = jax.jit(both, in_shardings=(cut, cut), out_shardings=(cut, cut))
+    exchanges = collectives(step.lower(x, cotangent).compile().as_text())
+    assert {each.kind for each in exchanges} == {"collective-permute"}
+    assert len(exchanges) == 4  # up and down, forward and backward
+    assert max(each.bytes for each in exchanges) <= 4 * 2 * 6 * 3 * factor
