@@ -77,7 +77,7 @@ def compiled(network: str, topology: str, way: str, dtype: str) -> dict:
 
 
 def grouped(exchanges: tuple[Collective, ...]) -> list[list]:
-    """Kind, arrays, bytes and how often: what the page is made of, in a tenth of the space."""
+    """Kind, arrays, bytes and how often: what the page is made of, in a thirtieth of the space that paths take."""
     counts = Counter((each.kind, each.arrays, each.bytes) for each in exchanges)
     return [[*what, times] for what, times in sorted(counts.items())]
 
