@@ -15,7 +15,6 @@ from jaxseg.cli.folder import Facts, environment
 from jaxseg.data.lists import Listed
 from jaxseg.data.shapes import Shapes
 from jaxseg.data.sources import CamVid, Folder, folder, holdout
-from jaxseg.data.tfds import TFDS
 from jaxseg.data.unreadable import SkipUnreadable
 from jaxseg.errors import InputError, unknown
 from jaxseg.recipe import AugmentRecipe, DataRecipe, ModelRecipe, Recipe
@@ -78,8 +77,8 @@ def _folder(recipe: DataRecipe, split: str) -> Any:
     return holdout(source, split)  # one folder for all: never validate on what is trained on
 
 
-def _tfds(recipe: DataRecipe, split: str) -> TFDS:
-    return TFDS(
+def _tfds(recipe: DataRecipe, split: str) -> Any:
+    return data.TFDS(
         _needed(recipe, "name"),
         split,
         data_dir=recipe.root,

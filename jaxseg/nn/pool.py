@@ -9,7 +9,7 @@ from jax import lax
 
 from jaxseg.errors import InputError
 from jaxseg.nn.platform import by_platform
-from jaxseg.nn.pool_gradient import max_pool_gradient
+from jaxseg.nn.pool_gradient import max_pool_by_axes, max_pool_gradient
 from jaxseg.typing import Array, Size
 
 
@@ -38,9 +38,15 @@ def _reduced(x: Array, window: int, stride: int, padding: int) -> Array:
     )
 
 
-_max_pool = jax.custom_vjp(_reduced, nondiff_argnums=(1, 2, 3))
+def _pooled(x: Array, *sizes: int) -> Array:
+    return by_platform(
+        x, cpu=lambda x: max_pool_by_axes(x, *sizes), plain=lambda x: _reduced(x, *sizes)
+    )
+
+
+_max_pool = jax.custom_vjp(_pooled, nondiff_argnums=(1, 2, 3))
 _max_pool.defvjp(
-    lambda x, *sizes: (_reduced(x, *sizes), x),
+    lambda x, *sizes: (_pooled(x, *sizes), x),
     lambda *arguments: (_max_pool_gradient(*arguments),),
 )
 

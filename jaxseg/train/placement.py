@@ -104,8 +104,24 @@ def put(tree: Tree, shardings: Any) -> Tree:
     """A tree that every process holds whole, as global arrays that share no memory with it."""
     if jax.process_count() == 1:
         # device_put shares the first device's part even with may_alias=False.
-        return jax.device_put(jax.tree.map(jnp.copy, tree), shardings)
+        return jax.device_put(_copied(tree), shardings)
     return jax.tree.map(_spread, tree, shardings)
+
+
+def _copied(tree: Tree) -> Tree:
+    """What lies together in one program: one array after the other, XLA would compile a program for each shape."""
+    leaves, structure = jax.tree.flatten(tree)
+    places = [leaf.sharding if isinstance(leaf, jax.Array) else None for leaf in leaves]
+    for place in set(places):
+        chosen = [i for i, other in enumerate(places) if other == place]
+        for i, copy in zip(chosen, _copies([leaves[i] for i in chosen]), strict=True):
+            leaves[i] = copy
+    return jax.tree.unflatten(structure, leaves)
+
+
+@jax.jit
+def _copies(arrays: list[Any]) -> list[Array]:
+    return [jnp.copy(array) for array in arrays]
 
 
 def put_shared(tree: Tree, sharding: NamedSharding) -> Tree:
