@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxseg import losses, train
@@ -38,3 +39,20 @@ def test_an_update_is_skipped_on_all_devices_alike(conv_net, optimizer, strategy
     assert (int(logs["skipped"]), int(logs["skipped_in_row"])) == (1, 0)
     changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), again.params, before.params)
     assert all(jax.tree.leaves(changed))
+
+
+def test_the_check_is_compiled_once():
+    """Not once more within the update of each parameter, which took most of the time that U-Net's step compiles."""
+    optimizer, count = optax.sgd(0.1), 24
+    params = {f"w{i}": jnp.ones((8, i + 1)) for i in range(count)}
+
+    def step(state, batch, key):
+        updates, opt_state = optimizer.update(state.params, state.opt_state)
+        params = optax.apply_updates(state.params, updates)
+        logs = {"loss": batch, "gradient_norm": optax.tree.norm(updates)}
+        return state.replace(params=params, opt_state=opt_state), logs
+
+    state = train.create_state({"params": params}, optimizer)
+    step = jax.jit(train.skip_nonfinite(step), donate_argnums=0)
+    program = step.lower(state, jnp.float32(1), jax.random.key(0)).compile().as_text()
+    assert program.count("is-finite(") == count + 2
