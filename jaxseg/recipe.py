@@ -184,8 +184,11 @@ class LossRecipe:
 class OptimizerRecipe:
     """The optimizer and its learning rate over time."""
 
-    name: typing.Literal["adamw", "sgd"] = "adamw"
-    """adamw, or sgd with Nesterov-free momentum 0.9."""
+    name: str = "adamw"
+    """adamw, sgd with Nesterov-free momentum 0.9, or "package.module:builder" for any optax transformation, such as
+    optax:lion: the builder takes the learning rate over time, and the options."""
+    options: dict[str, Option] = field(default_factory=dict)
+    """Options of the optimizer's builder, such as b2 0.99."""
     learning_rate: float = 1.5e-3
     """The highest learning rate."""
     schedule: typing.Literal["cosine", "poly"] = "cosine"
@@ -193,7 +196,8 @@ class OptimizerRecipe:
     warmup: float = 0.1
     """The part of all steps over which the learning rate rises linearly from zero."""
     weight_decay: float = 1e-2
-    """Weight decay of the kernels (biases and normalisation have none)."""
+    """Weight decay of the kernels (biases and normalisation have none) by adamw and sgd; other optimizers take theirs
+    from their options."""
     clip_norm: float | None = 1.0
     """Largest global norm of the gradient; none leaves it as it is."""
     rate_factors: dict[str, float] = field(default_factory=dict)

@@ -79,13 +79,13 @@ def draw(root: Path, arguments: Arguments) -> None:
 def jaxseg_side(root: str, workers: int, arguments: Arguments) -> Callable[[], Any]:
     """The batches of `jaxseg train`."""
     from jaxseg import data
-    from jaxseg.cli import assemble
+    from jaxseg.cli import assemble, sources
     from jaxseg.recipe import AugmentRecipe, DataRecipe
 
     recipe = DataRecipe(source="folder", root=root, num_classes=7)
     augment = AugmentRecipe(crop_size=arguments.crop, scale=SCALE, photometric=True)
     batches = data.train_batches(
-        assemble.open_source(recipe, "train"),
+        sources.open_source(recipe, "train"),
         assemble.augmentation(augment, arguments.size, IGNORED),
         batch_size=arguments.batch,
         seed=0,

@@ -71,13 +71,13 @@ def batch_of(arguments: Arguments) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def jaxseg_side(arguments: Arguments) -> Callable[[], Any]:
-    """What a user of jaxseg runs: `Parallel.compile` of the library's own steps."""
+def jaxseg_side(arguments: Arguments, folded: bool = False) -> Callable[[], Any]:
+    """What a user of jaxseg runs: `Parallel.compile` of the library's own steps, perhaps without normalisations."""
     import jax
     import jax.numpy as jnp
 
     import jaxseg
-    from jaxseg import train
+    from jaxseg import inference, train
 
     name, encoder, options = NETWORKS[arguments.network]
     model = jaxseg.create(
@@ -95,6 +95,7 @@ def jaxseg_side(arguments: Arguments) -> Callable[[], Any]:
         logits = parallel.compile(
             lambda variables, batch: model.apply(variables, batch["image"]).logits, donate=()
         )
+        variables = inference.fold_batch_norm(variables) if folded else variables
         variables = parallel.replicate(variables)
         return lambda: jax.block_until_ready(logits(variables, batch))
     optimizer = train.adamw(1e-4)
@@ -179,6 +180,8 @@ def main(arguments: Arguments) -> None:
         "jaxseg": (jaxseg_side, (arguments,)),
         "torch": (torch_side, (arguments, False)),
     }
+    if arguments.task == "infer":
+        sides["jaxseg, folded"] = (jaxseg_side, (arguments, True))
     if arguments.compiled:
         sides["torch.compile"] = (torch_side, (arguments, True))
     lines = rows(arguments, take_turns(sides, arguments.rounds))

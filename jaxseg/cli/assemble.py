@@ -1,8 +1,8 @@
-"""From a recipe's names and numbers to sources, model, loss and optimizer."""
+"""From a recipe's names and numbers to model, loss, optimizer and step; sources.py has its data."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,12 +12,8 @@ import optax
 
 from jaxseg import data, encoders, losses, models, pretrained
 from jaxseg.cli.folder import Facts, environment
-from jaxseg.data.lists import Listed
-from jaxseg.data.shapes import Shapes
-from jaxseg.data.sources import CamVid, Folder, folder, holdout
-from jaxseg.data.unreadable import SkipUnreadable
 from jaxseg.errors import InputError, unknown
-from jaxseg.recipe import AugmentRecipe, DataRecipe, ModelRecipe, Recipe
+from jaxseg.recipe import AugmentRecipe, ModelRecipe, OptimizerRecipe, Recipe
 from jaxseg.train import optimizers
 from jaxseg.train.layout import fully_sharded, whole
 from jaxseg.train.parallel import Parallel
@@ -26,87 +22,8 @@ from jaxseg.train.remat import keep_products
 from jaxseg.train.variables import initialize
 from jaxseg.typing import Array, Variables
 
-_SHAPES_SEEDS = {"train": 0, "val": 1, "test": 2}
 _ENCODER = "resnet18"
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-def open_source(recipe: DataRecipe, split: str) -> Any:
-    """The source of one split of a recipe's data set.
-
-    Raises:
-        InputError: An unknown source or split, or a field that the source needs is not given.
-    """
-    openers = {"shapes": _shapes, "camvid": _camvid, "folder": _folder, "tfds": _tfds}
-    if recipe.source not in openers:
-        raise unknown("data source", recipe.source, openers)
-    source = openers[recipe.source](recipe, split)
-    if not len(source):
-        raise InputError(f"split {split!r} of {recipe.source} is empty")
-    return SkipUnreadable(source) if recipe.unreadable == "skip" else source
-
-
-def _shapes(recipe: DataRecipe, split: str) -> Shapes:
-    if split not in _SHAPES_SEEDS:
-        raise unknown("split of shapes", split, _SHAPES_SEEDS)
-    length = recipe.train_length if split == "train" else recipe.validation_length
-    return Shapes(length, recipe.size, seed=_SHAPES_SEEDS[split])
-
-
-def _camvid(recipe: DataRecipe, split: str) -> CamVid:
-    return CamVid(_needed(recipe, "root"), split, **_labels(recipe))
-
-
-def _folder(recipe: DataRecipe, split: str) -> Any:
-    root = Path(_needed(recipe, "root"))
-    _needed(recipe, "num_classes")
-    if recipe.list is not None:
-        return Listed(root, root / recipe.list.replace("{split}", split), **_labels(recipe))
-    options: dict[str, Any] = _labels(recipe) | {
-        "image_suffix": recipe.image_suffix,
-        "mask_suffix": recipe.mask_suffix,
-    }
-    if recipe.images is None and recipe.masks is None:
-        return folder(root, split, **options)
-    images, masks = _needed(recipe, "images"), _needed(recipe, "masks")
-    source = Folder(
-        root / images.replace("{split}", split), root / masks.replace("{split}", split), **options
-    )
-    if "{split}" in images + masks:
-        return source
-    return holdout(source, split)  # one folder for all: never validate on what is trained on
-
-
-def _tfds(recipe: DataRecipe, split: str) -> Any:
-    return data.TFDS(
-        _needed(recipe, "name"),
-        split,
-        data_dir=recipe.root,
-        manual_dir=recipe.manual_dir,
-        **_labels(recipe),
-    )
-
-
-def _labels(recipe: DataRecipe) -> dict[str, Any]:
-    """What the recipe says of labels; what it leaves out the source knows itself."""
-    options: dict[str, Any] = {"ignore_index": recipe.ignore_index}
-    if recipe.num_classes is not None:
-        options["num_classes"] = recipe.num_classes
-    if recipe.classes is not None:
-        options["classes"] = recipe.classes
-    if recipe.label_map is not None or recipe.reduce_zero_label:
-        options["label_map"] = data.LabelMap(
-            recipe.label_map, reduce_zero_label=recipe.reduce_zero_label
-        )
-    return options
-
-
-def _needed(recipe: DataRecipe, name: str) -> Any:
-    value = getattr(recipe, name)
-    if value is None:
-        flag = name.replace("_", "-")
-        raise InputError(f"data source {recipe.source!r} needs --data.{flag}")
-    return value
 
 
 def augmentation(
@@ -239,16 +156,34 @@ def learning_rate(recipe: Recipe, steps: int) -> optax.Schedule:
 
 def optimizer(recipe: Recipe, schedule: optax.Schedule) -> optax.GradientTransformation:
     """The recipe's optimizer."""
-    build = {"adamw": optimizers.adamw, "sgd": optimizers.sgd}[recipe.optimizer.name]
-    chain = build(
-        schedule,
-        weight_decay=recipe.optimizer.weight_decay,
-        clip_norm=recipe.optimizer.clip_norm,
-    )
+    chain = _chain(recipe.optimizer, schedule)
     if recipe.optimizer.rate_factors:
         chain = scale_rates(chain, recipe.optimizer.rate_factors)
     frozen = (*(("encoder",) if recipe.model.freeze_encoder else ()), *recipe.model.freeze)
     return optimizers.freeze(chain, frozen) if frozen else chain
+
+
+def _chain(recipe: OptimizerRecipe, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimizer of that name, or the one that a builder elsewhere makes."""
+    what, known = f"optimizer {recipe.name!r}", {"adamw": optimizers.adamw, "sgd": optimizers.sgd}
+    own = ":" in recipe.name
+    if not own and recipe.name not in known:
+        raise unknown("optimizer", recipe.name, [*known, "package.module:builder"])
+    builder = encoders.find_builder(recipe.name) if own else known[recipe.name]
+    encoders.check_options(what, builder, recipe.options)
+    if not own:
+        fields = {"weight_decay": recipe.weight_decay, "clip_norm": recipe.clip_norm}
+        if twice := sorted(set(fields) & set(recipe.options)):
+            raise InputError(f"{what}: {twice[0]} is a field of the recipe, not one of its options")
+        builder = functools.partial(builder, **fields)
+    chain = encoders.build(what, functools.partial(builder, schedule), recipe.options)
+    if not isinstance(chain, optax.GradientTransformation):
+        raise InputError(
+            f"{what} gave an object of type {type(chain).__name__}, not an optax transformation"
+        )
+    if own and recipe.clip_norm is not None:
+        chain = optax.chain(optax.clip_by_global_norm(recipe.clip_norm), chain)
+    return chain
 
 
 def step_options(recipe: Recipe) -> dict[str, Any]:

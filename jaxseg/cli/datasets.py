@@ -10,7 +10,7 @@ from PIL import Image
 from rich.table import Table
 
 from jaxseg import data
-from jaxseg.cli import arguments, assemble, feeding
+from jaxseg.cli import arguments, assemble, feeding, sources
 from jaxseg.cli.progress import console
 from jaxseg.data.check import check
 from jaxseg.errors import InputError, unknown
@@ -52,7 +52,7 @@ def _show(recipe: Recipe, options: Any) -> int:
     if options.count < 1:
         raise InputError(f"--count is {options.count}; at least 1 sample is drawn")
     split = options.split or recipe.data.train_split
-    source = assemble.open_source(recipe.data, split)
+    source = sources.open_source(recipe.data, split)
     batch = _batch(recipe, source, options.count)
     palette = np.asarray(source.palette)
     rows = []
@@ -96,7 +96,7 @@ def _check(recipe: Recipe, options: Any) -> int:
     problems = []
     for split in dict.fromkeys(splits):
         try:
-            source = assemble.open_source(recipe.data, split)
+            source = sources.open_source(recipe.data, split)
         except InputError as error:
             problems.append(f"{split}: {error}")
             continue

@@ -10,7 +10,7 @@ import optax
 from rich.table import Table
 
 from jaxseg import data
-from jaxseg.cli import arguments, assemble
+from jaxseg.cli import arguments, assemble, sources
 from jaxseg.cli.assemble import Network
 from jaxseg.cli.folder import Facts, RunFolder
 from jaxseg.cli.progress import console, summary
@@ -50,7 +50,7 @@ def evaluate_run(
     recipe, facts = run.recipe, run.facts
     if root is not None:
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, root=root))
-    source = assemble.open_source(recipe.data, split)
+    source = sources.open_source(recipe.data, split)
     network = assemble.network(recipe.model, facts)
     parallel = assemble.parallel(recipe)
     variables = restore_variables(run, network, checkpoint)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from jaxseg.cli import assemble, feeding
+from jaxseg.cli import assemble, feeding, sources
 from jaxseg.cli.progress import console
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
@@ -30,7 +30,7 @@ def run(recipe: Recipe, topology: str | None) -> None:
     """
     model = dataclasses.replace(recipe.model, pretrained=None)  # the same shapes
     recipe = dataclasses.replace(recipe, model=model)
-    facts = assemble.resolve(recipe, assemble.open_source(recipe.data, recipe.data.train_split))
+    facts = assemble.resolve(recipe, sources.open_source(recipe.data, recipe.data.train_split))
     network = assemble.network(recipe.model, facts)
     feeding.check(recipe)
     parallel = assemble.parallel(recipe, None if topology is None else _devices(topology))

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxseg import compiler, data, metrics
 from jaxseg import recipe as recipes
-from jaxseg.cli import arguments, assemble
+from jaxseg.cli import arguments, assemble, sources
 from jaxseg.cli.assemble import Network
 from jaxseg.cli.folder import RunFolder
 from jaxseg.inference.predict import make_predict
@@ -45,7 +45,7 @@ def _write(
     run: RunFolder, network: Network, variables: Variables, scores: Mapping[str, Any]
 ) -> Path:
     recipe, facts = run.recipe, run.facts
-    source = assemble.open_source(recipe.data, recipe.data.validation_split)
+    source = sources.open_source(recipe.data, recipe.data.validation_split)
     step = max(1, len(source) // _LOOKED_AT)
     looked_at = data.sources.Subset(source, range(0, len(source), step)[:_LOOKED_AT])
     predict = compiler.jit(make_predict(network.model, preprocess=network.preprocess))

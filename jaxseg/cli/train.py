@@ -15,7 +15,7 @@ import optax
 
 from jaxseg import pretrained
 from jaxseg import recipe as recipes
-from jaxseg.cli import arguments, assemble, feeding, forecast, join
+from jaxseg.cli import arguments, assemble, feeding, forecast, join, sources
 from jaxseg.cli import evaluate as evaluation
 from jaxseg.cli import report as reports
 from jaxseg.cli.assemble import Network
@@ -140,10 +140,10 @@ class _Parts:
 def _assemble(recipe: Recipe, run: RunFolder, resume: bool, goes_on: bool) -> _Parts:
     named = dataclasses.replace(recipe.model, encoder=assemble.encoder_of(recipe.model))
     recipe = dataclasses.replace(recipe, model=named)  # the run folder says what it was
-    train_source = assemble.open_source(recipe.data, recipe.data.train_split)
-    validation_source = assemble.open_source(recipe.data, recipe.data.validation_split)
+    train_source = sources.open_source(recipe.data, recipe.data.train_split)
+    validation_source = sources.open_source(recipe.data, recipe.data.validation_split)
     if recipe.data.test_split is not None:
-        assemble.open_source(
+        sources.open_source(
             recipe.data, recipe.data.test_split
         )  # better missed now than at the end
     feeding.check(recipe)

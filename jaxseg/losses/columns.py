@@ -2,9 +2,9 @@
 
 What a formula of logits and labels computes on the way leaves maps `[N, H, W]` and `[N, H, W, K]` in memory, which XLA on a CPU
 fuses into what comes after them as luck would have it. Here a CPU works on a few columns at a time, so that those maps are
-a sixteenth. The gradient starts from the logits again and is written column by column. Columns and not rows or images,
-because devices may have those apart. Other devices fuse by themselves and do the whole at once. See
-tests/losses/test_memory.py for what is needed.
+a sixteenth. The gradient starts from the logits again and is written column by column too, but where it needs little memory
+at once and a third of the time. Columns and not rows or images, because devices may have those apart. Other devices fuse by
+themselves and do the whole at once. See tests/losses/test_memory.py for what is needed.
 """
 
 import functools
@@ -157,10 +157,21 @@ def _backward(formula: Formula, options: Options, given: tuple, slopes: tuple[Ar
         pairs = zip(slopes, values, strict=True)
         return pull(tuple(jnp.broadcast_to(s[:, :, None], x.shape) for s, x in pairs))[0]
 
+    if _few_maps(logits):
+        return gradient(logits, labels), None, None
     return map_by_columns(gradient, logits, logits, labels), None, None
 
 
 _sums.defvjp(_forward, _backward)
+
+
+def _few_maps(logits: Array) -> bool:
+    """Whether the gradient at once needs less memory than 0.6 of the logits.
+
+    From float32 XLA writes it in one pass, beside seven maps `[N, H, W]` at most, and none for one or two classes; from
+    bfloat16 it keeps all logits in float32. Column by column a CPU takes three times as long.
+    """
+    return logits.dtype == jnp.float32 and not 2 < logits.shape[-1] < 12
 
 
 def _size(width: int) -> int:

@@ -5,16 +5,12 @@ as below, the derivative is computed again from the logits, in the one pass that
 `custom_jvp`, so both directions and second derivatives work. `jaxseg.losses.columns` is where means keep no maps at all.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from jaxseg.typing import Array
-
-_SOME = 15  # classes up to which they are summed one by one: three maps [...] fewer in memory
 
 
 def widen(x: Array) -> Array:
@@ -151,12 +147,6 @@ def _target_sums(logits: Array, target: Array) -> tuple[Array, Array, Array]:
 
 def _sums(logits: Array, others: Array) -> tuple[Array, Array, Array]:
     """The largest logit, the sum of exponentials of all logits below it, and the sum of others."""
-    if logits.shape[-1] <= _SOME:
-        classes = [widen(logits)[..., c] for c in range(logits.shape[-1])]
-        top = functools.reduce(jnp.maximum, classes)
-        total = functools.reduce(jnp.add, [jnp.exp(z - top) for z in classes])
-        other = functools.reduce(jnp.add, [others[..., c] for c in range(logits.shape[-1])])
-        return top, total, other
     top = widen(logits.max(-1))
     exponentials = jnp.exp(widen(logits) - top[..., None])
     total, other = _sum_pair((exponentials, others))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxseg.cli import assemble
+from jaxseg.cli import sources
 from jaxseg.data import Listed, read_list
 from jaxseg.errors import InputError
 from jaxseg.recipe import DataRecipe
@@ -33,9 +33,9 @@ def test_a_recipe_names_a_list_for_each_split(root):
     for split in ("train", "val"):
         (root / f"{split}.txt").write_text("images/1.png masks/1.png")
     recipe = DataRecipe(source="folder", root=str(root), list="{split}.txt", num_classes=3)
-    assert len(assemble.open_source(recipe, "val")) == 1
+    assert len(sources.open_source(recipe, "val")) == 1
     with pytest.raises(InputError, match=r"test\.txt cannot be read"):
-        assemble.open_source(recipe, "test")
+        sources.open_source(recipe, "test")
 
 
 @pytest.mark.parametrize(
