@@ -17,6 +17,8 @@ Upsample = Callable[[Array, Size], Array]
 """`upsample(x, size)`: `[N, H, W, C]` to `[N, *size, C]`; `jaxseg.nn.upsample` has every kind."""
 Merge = Callable[[Array, Array], Array]
 """`merge(x, skip)`: `[N, H, W, C]` and `[N, H, W, D]` to `[N, H, W, _]`; see `jaxseg.nn.merge`."""
+Convolve = Callable[..., Array]
+"""`lax.conv_general_dilated` as `flax.linen.Conv` calls it; see `jaxseg.nn.convolution`."""
 
 
 class Output(NamedTuple):

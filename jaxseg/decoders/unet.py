@@ -9,7 +9,9 @@ from flax.linen.dtypes import promote_dtype
 from jaxseg.errors import InputError
 from jaxseg.nn import ConvNorm, concatenate, nearest
 from jaxseg.nn.blocks import kaiming_fan_in
-from jaxseg.typing import Array, Merge, Size, Upsample
+from jaxseg.nn.convolution import convolution
+from jaxseg.nn.doubled import doubled
+from jaxseg.typing import Array, Convolve, Merge, Size, Upsample
 
 
 class UNet(nn.Module):
@@ -62,11 +64,20 @@ class UNet(nn.Module):
         maps = []
         for i, channels in enumerate(self.channels):
             skip = skips.pop() if skips else None
-            x = self.upsample(x, size if skip is None else (skip.shape[1], skip.shape[2]))
-            x = x if skip is None else self.merge(x, skip)
-            x = DoubleConv(channels, name=f"block{i}", **types)(x, train=train)
+            reach = size if skip is None else (skip.shape[1], skip.shape[2])
+            block = DoubleConv(channels, name=f"block{i}", **types)
+            if self._doubles(x, reach):
+                x, convolve = doubled(x, skip)
+                x = block(x, train=train, convolve=convolve)
+            else:
+                x = self.upsample(x, reach)
+                x = block(x if skip is None else self.merge(x, skip), train=train)
             maps.append(x)
         return tuple(reversed(maps))
+
+    def _doubles(self, x: Array, size: Size) -> bool:
+        twice = tuple(size) == (2 * x.shape[1], 2 * x.shape[2])
+        return twice and self.upsample is nearest and self.merge is concatenate
 
 
 class DoubleConv(nn.Module):
@@ -77,14 +88,14 @@ class DoubleConv(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """Maps `[N, H, W, C]` to `[N, H, W, features]`."""
-        for name in ("conv1", "conv2"):
+    def __call__(self, x: Array, *, train: bool, convolve: Convolve = convolution) -> Array:
+        """Maps `[N, H, W, C]` to `[N, H, W, features]`; the first layer convolves by `convolve`."""
+        for name, form in (("conv1", convolve), ("conv2", convolution)):
             x = ConvNorm(
                 self.features,
                 kernel_init=kaiming_fan_in,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
                 name=name,
-            )(x, train=train)
+            )(x, train=train, convolve=form)
         return x

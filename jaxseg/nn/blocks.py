@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxseg.nn.convolution import convolution
 from jaxseg.nn.norm import BatchNorm
-from jaxseg.typing import Array
+from jaxseg.typing import Array, Convolve
 
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """Keeps the gradients' variance through ReLUs; encoders start so, as in torchvision."""
@@ -54,8 +54,8 @@ class ConvNorm(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """Maps `[N, H, W, C]` to `[N, ceil(H / stride), ceil(W / stride), features]`."""
+    def __call__(self, x: Array, *, train: bool, convolve: Convolve = convolution) -> Array:
+        """Maps `[N, H, W, C]` to `[N, ceil(H / stride), ceil(W / stride), features]`, convolved by `convolve`."""
         folded = not (train or self.is_initializing() or self.has_variable("params", "norm"))
         x = nn.Conv(
             self.features,
@@ -67,7 +67,7 @@ class ConvNorm(nn.Module):
             kernel_init=self.kernel_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            conv_general_dilated=convolution,
+            conv_general_dilated=convolve,
             name="conv",
         )(x)
         if folded:

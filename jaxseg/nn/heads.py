@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxseg.nn.convolution import convolution
 from jaxseg.typing import Array
 
 
@@ -38,6 +39,7 @@ class Head(nn.Module):
             kernel_init=nn.initializers.xavier_uniform(),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            conv_general_dilated=convolution,
             name="conv",
         )(x)
 

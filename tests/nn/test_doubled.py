@@ -1,0 +1,141 @@
+"""A convolution of a doubled map is the same on the map before it is doubled, and U-Net takes it where it can."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxseg.decoders import UNet
+from jaxseg.nn import concatenate, nearest
+from jaxseg.nn.convolution import convolution
+from jaxseg.nn.doubled import doubled
+
+KEY = jax.random.key(0)
+
+
+def arrays(height, width, skip, dtype=np.float64):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, height, width, 3)).astype(dtype)
+    of_skip = rng.normal(size=(2, 2 * height, 2 * width, skip)).astype(dtype) if skip else None
+    return x, of_skip, rng.normal(size=(3, 3, 3 + skip, 4)).astype(dtype)
+
+
+def apply(x, skip, kernel, known, stride=1):
+    y, convolve = doubled(x, skip)
+    layer = nn.Conv(
+        kernel.shape[-1],
+        kernel.shape[:2],
+        strides=stride,
+        padding=kernel.shape[0] // 2,
+        use_bias=False,
+        conv_general_dilated=convolve if known else convolution,
+    )
+    return layer.apply({"params": {"kernel": kernel}}, y)
+
+
+def value_and_gradients(known):
+    def of(x, skip, kernel):
+        y = apply(x, skip, kernel, known)
+        return jnp.sin(y).sum(), y
+
+    return jax.jit(jax.value_and_grad(of, (0, 1, 2), has_aux=True))
+
+
+@pytest.mark.parametrize("size", [(1, 3), (2, 2), (3, 5), (4, 2)])
+@pytest.mark.parametrize("skip", [0, 2])
+def test_equal_in_float64(size, skip):
+    with jax.enable_x64(True):
+        given = arrays(*size, skip)
+        ours, theirs = (value_and_gradients(known)(*given) for known in (True, False))
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_joined_map_is_that_of_nearest_and_concatenate():
+    x, skip, _ = (jnp.asarray(z) for z in arrays(2, 3, 2, np.float32))
+    y = nearest(x, (4, 6))
+    np.testing.assert_array_equal(doubled(x, None)[0], y)
+    np.testing.assert_array_equal(doubled(x, skip)[0], concatenate(y, skip))
+
+
+def lowered(platform, known=True, dtype=np.float32, **options):
+    given = [jnp.asarray(z, dtype) for z in arrays(4, 4, 2)]
+    if "kernel" in options:
+        given[2] = options.pop("kernel")
+
+    def of(x, skip, kernel):
+        return jnp.sin(apply(x, skip, kernel, known, **options)).sum()
+
+    return (
+        jax.jit(jax.grad(of, (0, 1, 2)))
+        .trace(*given)
+        .lower(lowering_platforms=(platform,))
+        .as_text()
+    )
+
+
+def test_taken_on_a_cpu_alone():
+    """Of 2 x 2 taps to four times the channels there; elsewhere as many convolutions as without."""
+    assert "tensor<2x2x3x16xf32>" in lowered("cpu")
+    assert "tensor<2x2x3x16xf32>" not in lowered("tpu")
+    for known in (True, False):
+        assert lowered("tpu", known).count("stablehlo.convolution") == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": jnp.bfloat16},
+        {"stride": 2},
+        {"kernel": np.ones((1, 1, 5, 4), np.float32)},
+        {"kernel": np.ones((5, 5, 5, 4), np.float32)},
+    ],
+    ids=["half precision", "stride", "one tap", "five taps"],
+)
+def test_other_layers_get_the_joined_map(options):
+    assert lowered("cpu", True, **options) == lowered("cpu", False, **options)
+
+
+class TestUNet:
+    FEATURES = tuple(
+        np.random.default_rng(1).normal(size=(2, 16 >> i, 24 >> i, 4 + i)) for i in range(3)
+    )
+
+    def taps(self, size=(32, 48), **options):
+        """Kernels of 2 x 2 taps in the program for a CPU."""
+        decoder = UNet((8, 6, 4), **options)
+        features = [jnp.asarray(x, jnp.float32) for x in self.FEATURES]
+        run = jax.jit(lambda *x: decoder.init_with_output(KEY, x, size)[0])
+        return run.lower(*features).as_text().count("tensor<2x2x")
+
+    def test_takes_it_for_every_step_that_doubles(self):
+        assert self.taps() > 0
+        assert self.taps(upsample=lambda x, size: nearest(x, size)) == 0
+        assert (
+            self.taps(merge=lambda x, skip: concatenate(x, skip)) < self.taps()
+        )  # the last has no skip
+        assert self.taps(size=(31, 48)) < self.taps()
+
+    def test_changes_no_number(self):
+        """Maps, gradients and running statistics in float64, beside a U-Net that does not know what upsamples."""
+        with jax.enable_x64(True):
+            features = tuple(jnp.asarray(x) for x in self.FEATURES)
+
+            def results(upsample):
+                decoder = UNet((8, 6, 4), upsample=upsample, param_dtype=jnp.float64)
+                variables = UNet((8, 6, 4), param_dtype=jnp.float64).init(KEY, features, (32, 48))
+
+                def of(params, features):
+                    tree = variables | {"params": params}
+                    maps, new = decoder.apply(
+                        tree, features, (32, 48), train=True, mutable=["batch_stats"]
+                    )
+                    return sum(jnp.sin(y).sum() for y in maps), (maps, new)
+
+                grad = jax.value_and_grad(of, (0, 1), has_aux=True)
+                return jax.jit(grad)(variables["params"], features)
+
+            ours, theirs = results(nearest), results(lambda x, size: nearest(x, size))
+            for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
