@@ -54,9 +54,13 @@ def build() -> ctypes.CDLL:
 
 
 def replace() -> None:
-    """Has every convolution of this process that oneDNN can do run there, gradients included."""
+    """Has every layer's convolution in this process that oneDNN can do run there, gradients included."""
     import jax
     from jax import lax
+
+    import jaxseg.nn.convolution as layers
+    from jaxseg.nn import doubled
+    from jaxseg.nn.cpu_convolution import Window
 
     library = build()
     for name in TARGETS:
@@ -91,15 +95,17 @@ def replace() -> None:
 
     convolve.defvjp(forward, backward)
 
-    def convolution(x: Any, kernel: Any, strides: Any, padding: Any, **options: Any) -> Any:
-        pads = [(p, p) if isinstance(p, int) else tuple(p) for p in padding]
-        dilations = tuple(options.get("rhs_dilation") or (1, 1))
-        alike = len(set(strides)) == len(set(pads)) == 1 and dilations == (1, 1)
-        if kernel.ndim != 4 or not alike or kernel.shape[2] != x.shape[-1] or x.dtype != "float32":
-            return plain(x, kernel, strides, padding, **options)
-        return convolve(x, kernel, strides[0], *pads[0])
+    def convolution(x: Any, kernel: Any, window: Window) -> Any:
+        alike = len(set(window.strides)) == len(set(window.padding)) == 1
+        if not alike or window.dilation != (1, 1):
+            return window.convolve(x, kernel)
+        return convolve(x, kernel, window.strides[0], *window.padding[0])
 
-    lax.conv_general_dilated = convolution
+    def of_doubled(x: Any, skip: Any, kernel: Any) -> Any:
+        joined, _ = doubled.doubled(x, skip)
+        return convolution(joined, kernel, Window(padding=((1, 1), (1, 1))))
+
+    layers._convolution, doubled._convolution = convolution, of_doubled
 
 
 def onednn_side(arguments: models.Arguments) -> Callable[[], Any]:

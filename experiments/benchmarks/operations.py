@@ -26,7 +26,8 @@ from turns import machine, take_turns
 HEADING = "## Operations beside PyTorch's"
 INTRODUCTION = """`python experiments/benchmarks/operations.py --append`: the operations of a train step of U-Net with ResNet-34,
 256 x 256 pixels, float32, forward and backward; medians of runs that take turns, in milliseconds. "A step" is how often the
-network has the operation, times the difference. `C-D@S` is a convolution of C to D channels on S x S pixels."""
+network has the operation, times the difference. `C-D@S` is a convolution of C to D channels on S x S pixels; with `up` the
+first C channels come from a map of half the size and are doubled by repeating pixels."""
 HEAD = "| operation | times | jaxseg | torch | ratio | a step |\n|---|---|---|---|---|---|"
 
 
@@ -39,6 +40,16 @@ class Convolution:
     size: int
     kernel: int = 3
     stride: int = 1
+
+
+@dataclass(frozen=True)
+class Doubled:
+    """Nearest upsampling, concatenation with a skip and 3 x 3 taps, as each step of the decoder begins."""
+
+    channels: int
+    skip: int
+    features: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -58,12 +69,12 @@ OPERATIONS: dict[str, tuple[Any, int]] = {
     "256-256@16": (Convolution(256, 256, 16), 12),
     "256-512@16/2": (Convolution(256, 512, 16, 3, 2), 1),
     "512-512@8": (Convolution(512, 512, 8), 5),
-    "768-256@16": (Convolution(768, 256, 16), 1),
-    "384-128@32": (Convolution(384, 128, 32), 1),
-    "192-64@64": (Convolution(192, 64, 64), 1),
-    "128-32@128": (Convolution(128, 32, 128), 1),
+    "up 512 + 256-256@16": (Doubled(512, 256, 256, 16), 1),
+    "up 256 + 128-128@32": (Doubled(256, 128, 128, 32), 1),
+    "up 128 + 64-64@64": (Doubled(128, 64, 64, 64), 1),
+    "up 64 + 64-32@128": (Doubled(64, 64, 32, 128), 1),
     "32-32@128": (Convolution(32, 32, 128), 1),
-    "32-16@256": (Convolution(32, 16, 256), 1),
+    "up 32-16@256": (Doubled(32, 0, 16, 256), 1),
     "16-16@256": (Convolution(16, 16, 256), 1),
     "head 16-12@256": (Convolution(16, 12, 256), 1),
     "shortcut 64-128@64/2": (Convolution(64, 128, 64, 1, 2), 1),
@@ -77,7 +88,6 @@ OPERATIONS: dict[str, tuple[Any, int]] = {
     "norm 32@128": (Norm(32, 128), 2),
     "norm 16@256": (Norm(16, 256), 2),
     "max-pool": ("max-pool", 1),
-    "nearest 64@64": ("nearest", 1),
     "cross-entropy": ("cross-entropy", 1),
 }
 
@@ -109,12 +119,17 @@ def inputs(operation: Any, batch: int) -> list[np.ndarray]:
                 noise(batch, size, size, channels),
                 noise(kernel, kernel, channels, features) / kernel,
             ]
+        case Doubled(channels, skip, features, size):
+            joined = channels + skip
+            return [
+                noise(batch, size // 2, size // 2, channels),
+                *([noise(batch, size, size, skip)] if skip else []),
+                noise(3, 3, joined, features) / 3,
+            ]
         case Norm(channels, size):
             return [noise(batch, size, size, channels), noise(channels), noise(channels)]
         case "max-pool":
             return [np.maximum(noise(batch, 128, 128, 64), 0)]
-        case "nearest":
-            return [noise(batch, 64, 64, 64)]
         case "cross-entropy":
             return [noise(batch, 256, 256, 12), rng.integers(0, 12, (batch, 256, 256))]
     raise ValueError(operation)
@@ -127,32 +142,39 @@ def jaxseg_side(operation: Any, batch: int) -> Callable[[], Any]:
     from flax import linen as nn
 
     from jaxseg import compiler, losses
-    from jaxseg.nn import max_pool, nearest
+    from jaxseg.nn import max_pool
     from jaxseg.nn.convolution import convolution
+    from jaxseg.nn.doubled import doubled
     from jaxseg.nn.norm import normalize
 
-    def convolve(x: Any, kernel: Any) -> Any:
+    def convolve(x: Any, kernel: Any, stride: int, form: Any = convolution) -> Any:
         layer = nn.Conv(
             kernel.shape[-1],
             kernel.shape[:2],
-            strides=operation.stride,
-            padding=operation.kernel // 2,
+            strides=stride,
+            padding=kernel.shape[0] // 2,
             use_bias=False,
-            conv_general_dilated=convolution,
+            conv_general_dilated=form,
         )
         return layer.apply({"params": {"kernel": kernel}}, x)
+
+    def of_doubled(x: Any, *others: Any) -> Any:
+        *skip, kernel = others
+        joined, form = doubled(x, skip[0] if skip else None)
+        return convolve(joined, kernel, 1, form)
 
     arrays = [jnp.asarray(x) for x in inputs(operation, batch)]
     match operation:
         case Convolution():
             # An image needs no gradient.
-            fixed, form = (arrays[:1], convolve) if operation.channels == 3 else ([], convolve)
+            fixed = arrays[:1] if operation.channels == 3 else []
+            form = lambda x, kernel: convolve(x, kernel, operation.stride)  # noqa: E731
+        case Doubled():
+            fixed, form = [], of_doubled
         case Norm():
             fixed, form = [], lambda x, scale, bias: normalize(x, scale, bias, 1e-5, True)[0]
         case "max-pool":
             fixed, form = [], lambda x: max_pool(x, 3, 2, 1)
-        case "nearest":
-            fixed, form = [], lambda x: nearest(x, (128, 128))
         case _:
             labels = arrays.pop()
             fixed, form = (
@@ -177,7 +199,7 @@ def torch_side(operation: Any, batch: int) -> Callable[[], Any]:
     from torch.nn import functional
 
     arrays = inputs(operation, batch)
-    kernel = arrays[1] if isinstance(operation, Convolution) else None
+    kernel = arrays[-1] if isinstance(operation, Convolution | Doubled) else None
     tensors = []
     for x in arrays:
         if x is kernel:
@@ -192,6 +214,12 @@ def torch_side(operation: Any, batch: int) -> Callable[[], Any]:
         case Convolution(channels, _, _, size, stride):
             tensors[0].requires_grad_(channels != 3)
             run = lambda x, k: functional.conv2d(x, k, None, stride, size // 2)  # noqa: E731
+        case Doubled():
+
+            def run(x: Any, *others: Any) -> Any:
+                joined = torch.cat((functional.interpolate(x, scale_factor=2), *others[:-1]), 1)
+                return functional.conv2d(joined, others[-1], padding=1)
+
         case Norm(channels):
             moving = torch.zeros(channels), torch.ones(channels)
             run = lambda x, s, b: functional.relu(  # noqa: E731
@@ -199,8 +227,6 @@ def torch_side(operation: Any, batch: int) -> Callable[[], Any]:
             )
         case "max-pool":
             run = lambda x: functional.max_pool2d(x, 3, 2, 1)  # noqa: E731
-        case "nearest":
-            run = lambda x: functional.interpolate(x, scale_factor=2)  # noqa: E731
         case _:
             run = functional.cross_entropy
     shape = run(*tensors).shape
@@ -226,7 +252,7 @@ def main(arguments: Arguments) -> None:
         ours, theirs = (1e3 * timings[side].median for side in ("jaxseg", "torch"))
         more = times * (ours - theirs)
         lost += more
-        of_convolutions += more if isinstance(operation, Convolution) else 0
+        of_convolutions += more if isinstance(operation, Convolution | Doubled) else 0
         lines.append(
             f"| {name} | {times} | {ours:.1f} | {theirs:.1f} | {theirs / ours:.2f} | {more:+.0f} |"
         )

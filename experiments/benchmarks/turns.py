@@ -3,6 +3,10 @@
 Absolute times of a shared machine are noise, and two libraries in one process share its memory and disturb each
 other's threads. So each side lives in its own process, is asked for one run after the other (A B A B), and what counts is
 the ratio of medians. A side's peak memory is its process's.
+
+A turn is two runs, of which the second is timed: what a process frees goes back to the system, on a virtual machine even to
+its host, while others have their turns, and to get hundreds of megabytes back takes as long as half a train step. Steps of
+a training follow each other.
 """
 
 import contextlib
@@ -106,6 +110,8 @@ def _serve(pipe: Connection, make: Callable[..., Run], arguments: Sequence[Any])
     pipe.send(time.perf_counter() - began)
     before = getattr(run, "before", lambda: None)
     while pipe.recv() == "run":
+        before()
+        run()
         before()
         began = time.perf_counter()
         run()

@@ -57,7 +57,13 @@ class FPN(nn.Module):
         del size
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         lateral = partial(
-            nn.Conv, self.pyramid_channels, (1, 1), kernel_init=kaiming_fan_in, **types
+            nn.Conv,
+            self.pyramid_channels,
+            (1, 1),
+            padding=0,
+            kernel_init=kaiming_fan_in,
+            conv_general_dilated=convolution,
+            **types,
         )
         used = features[-4:][::-1]
         sizes = [(f.shape[1], f.shape[2]) for f in used]

@@ -85,10 +85,9 @@ def of_kernel(x: Array, kernel: Array, cotangent: Array, window: Window) -> Arra
     64 to 64 channels on 64 x 64 pixels: 10 instead of 15 ms, 32 to 32 on 128 x 128 16 instead of 23. Of one tap it is a
     matrix product, which is faster towards more channels: 64 to 256 on 64 x 64 5.4 instead of 7.5 ms.
     """
-    channels, features = kernel.shape[2:]
-    if window == Window() and kernel.shape[:2] == (1, 1) and features >= channels:
-        flat = x.reshape(-1, channels), cotangent.reshape(-1, features)
-        return lax.dot_general(*flat, (((0,), (0,)), ((), ()))).reshape(kernel.shape)
+    if kernel.shape[:2] == (1, 1) and window == Window(window.strides):
+        x = x[:, :: window.strides[0], :: window.strides[1]]
+        return jnp.einsum("nhwc,nhwd->cd", x, cotangent).reshape(kernel.shape)
     if window.strides != (1, 1):
         return window.of_kernel(x, kernel, cotangent)
     x = jnp.pad(x, ((0, 0), *window.padding, (0, 0)))
