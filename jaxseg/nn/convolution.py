@@ -76,19 +76,21 @@ def _stacked(x: Array, kernel: Array, window: Window, sizes: list[int], precisio
     return lax.dot_general(stacked, flat, (((3,), (0,)), ((), ())), precision=precision)
 
 
-# The functions of arrays are under `jit` so that a network's many alike layers are traced and lowered once.
+# What is under `jit` is traced and lowered once for a network's many alike layers.
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
 @partial(jax.jit, static_argnums=2)
-def _value(x: Array, kernel: Array, window: Window) -> Array:
+def _convolution(x: Array, kernel: Array, window: Window) -> Array:
     if not cpu_convolution.by_winograd(x, kernel, window):
         return window.convolve(x, kernel)
     form = partial(cpu_convolution.forward, window=window)
-    return checkpoint_name(by_platform(x, kernel, cpu=form, plain=window.convolve), "convolution")
+    return by_platform(x, kernel, cpu=form, plain=window.convolve)
 
 
 def _forward(x: Array, kernel: Array, window: Window) -> tuple[Array, tuple[Array, Array]]:
-    return _value(x, kernel, window), (x, kernel)
+    # Named, so that `keep_products` keeps the result and, as it does not look into the call, nothing else.
+    return checkpoint_name(_convolution(x, kernel, window), "convolution"), (x, kernel)
 
 
 def _backward(window: Window, saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
@@ -101,5 +103,4 @@ def _gradient(x: Array, kernel: Array, cotangent: Array, window: Window) -> tupl
     return by_platform(x, kernel, cotangent, cpu=form, plain=window.gradient)
 
 
-_convolution = jax.custom_vjp(_value, nondiff_argnums=(2,))
 _convolution.defvjp(_forward, _backward)

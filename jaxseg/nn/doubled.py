@@ -119,19 +119,17 @@ def _matrix(dtype: Any) -> Array:
     return jnp.asarray(np.einsum("iah,jbw->ijabhw", of_row, of_row), dtype)
 
 
-def _value(x: Array, skip: Array | None, kernel: Array) -> Array:
-    return checkpoint_name(
-        by_platform(x, skip, kernel, cpu=_by_phases, plain=_plain), "convolution"
-    )
+@jax.custom_vjp
+def _convolution(x: Array, skip: Array | None, kernel: Array) -> Array:
+    return by_platform(x, skip, kernel, cpu=_by_phases, plain=_plain)
 
 
 def _forward(x: Array, skip: Array | None, kernel: Array) -> tuple[Array, Any]:
-    return _value(x, skip, kernel), (x, skip, kernel)
+    return checkpoint_name(_convolution(x, skip, kernel), "convolution"), (x, skip, kernel)
 
 
 def _backward(saved: Any, cotangent: Array) -> Any:
     return by_platform(*saved, cotangent, cpu=_gradient_by_phases, plain=_plain_gradient)
 
 
-_convolution = jax.custom_vjp(_value)
 _convolution.defvjp(_forward, _backward)

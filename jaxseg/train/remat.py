@@ -7,7 +7,7 @@ _KEPT = (
     "dot_general",
     "reduce_sum",
     "reduce",
-    "name",  # of `jaxseg.nn.convolution`'s result where it is no primitive of its own
+    "name",  # of what `jaxseg.nn.convolution` gives, a call with a gradient of its own
     "psum",
     "psum_invariant",
     "all_gather",
@@ -31,6 +31,4 @@ def keep_products(primitive: Any, *args: Any, **params: Any) -> bool:
     >>> float(jax.grad(f, argnums=1)(jnp.ones((1, 1)), jnp.zeros(1))[0])
     1.0
     """
-    # Products in batches are a convolution's inner matrices on a CPU, several times its result.
-    batched = primitive.name == "dot_general" and any(params["dimension_numbers"][1])
-    return primitive.name in _KEPT and not batched
+    return primitive.name in _KEPT
