@@ -222,11 +222,10 @@ def test_rematerialisation_keeps_nothing_from_within_a_convolution():
     def run(variables):
         return decoder.apply(variables, features, (64, 64), train=True, mutable=["batch_stats"])[0]
 
-    maps = [shape for shape in kept(run, variables, train.keep_products) if shape[0] == 1]
+    found = kept(run, variables, train.keep_products)
+    maps = [shape for shape in found if len(shape) == 4 and shape[:2] != (3, 3)]
     results = [(1, 32, 32, 128)] * 2 + [(1, 64, 64, 8)] * 2
-    assert sorted(shape for shape in maps if len(shape) == 4) == sorted(
-        [*results, *(x.shape for x in features)]
-    )
+    assert sorted(maps) == sorted([*results, *(x.shape for x in features)])
 
 
 def test_rematerialisation_changes_no_number(conv_net, loss_fn, batch):
