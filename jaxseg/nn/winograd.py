@@ -23,7 +23,7 @@ def pays(shape: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
     """Whether this form is faster than XLA's on a CPU, for maps `[N, H, W, C]` and kernels `[3, 3, C, D]`.
 
     Forward and backward, beside XLA's convolution, in ms on 2 cores (jax 0.10): 4 x 16 x 16 pixels with 256 and 256
-    channels 14 and 21, 4 x 32 x 32 with 128 and 128 17 and 22, 64 x 64 with 256 and 256 51 and 104. With 64 channels, or
+    channels 14 and 21, 4 x 32 x 32 with 128 and 128 17 and 22, 1 x 64 x 64 with 256 and 256 51 and 104. With 64 channels, or
     fewer than 128 tiles, the transforms take what the products save.
 
     >>> pays((4, 16, 16, 256), (3, 3, 256, 256)), pays((4, 64, 64, 64), (3, 3, 64, 64))
