@@ -60,7 +60,7 @@ def replace() -> None:
 
     import jaxseg.nn.convolution as layers
     from jaxseg.nn import doubled
-    from jaxseg.nn.cpu_convolution import Window
+    from jaxseg.nn.window import Window
 
     library = build()
     for name in TARGETS:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxseg.errors import InputError
 from jaxseg.nn import TransposedConv
+from jaxseg.nn.convolution import convolution
 from jaxseg.typing import Array, Size
 
 
@@ -69,7 +70,13 @@ class FCN(nn.Module):
         del size, train
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         score = partial(
-            nn.Conv, self.num_classes, (1, 1), kernel_init=nn.initializers.zeros, **types
+            nn.Conv,
+            self.num_classes,
+            (1, 1),
+            padding=0,
+            kernel_init=nn.initializers.zeros,
+            conv_general_dilated=convolution,
+            **types,
         )
         levels = list(zip(features[-len(self.used) :], self.used, strict=True))
         feature, stride = levels.pop()

@@ -66,7 +66,7 @@ class UNet(nn.Module):
             skip = skips.pop() if skips else None
             reach = size if skip is None else (skip.shape[1], skip.shape[2])
             block = DoubleConv(channels, name=f"block{i}", **types)
-            if self._doubles(x, reach):
+            if self._doubles(x, skip, reach):
                 x, convolve = doubled(x, skip)
                 x = block(x, train=train, convolve=convolve)
             else:
@@ -75,9 +75,10 @@ class UNet(nn.Module):
             maps.append(x)
         return tuple(reversed(maps))
 
-    def _doubles(self, x: Array, size: Size) -> bool:
+    def _doubles(self, x: Array, skip: Array | None, size: Size) -> bool:
         twice = tuple(size) == (2 * x.shape[1], 2 * x.shape[2])
-        return twice and self.upsample is nearest and self.merge is concatenate
+        joins = skip is None or self.merge is concatenate
+        return twice and joins and self.upsample is nearest
 
 
 class DoubleConv(nn.Module):

@@ -102,7 +102,15 @@ class PlainUNet(nn.Module):
             x = up(x)
             x = concatenate(x, centre(skips[level], x))
             x = TwoConvs(self.channels[level], self.padding, name=f"expand{level}", **types)(x)
-        return nn.Conv(self.num_classes, (1, 1), kernel_init=he, name="head", **types)(x)
+        return nn.Conv(
+            self.num_classes,
+            (1, 1),
+            padding=0,
+            kernel_init=he,
+            conv_general_dilated=convolution,
+            name="head",
+            **types,
+        )(x)
 
     def _check(self, images: Array) -> None:
         made = self.get_variable("params", "contract0")

@@ -10,8 +10,8 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxseg.nn import cpu_convolution
-from jaxseg.nn.cpu_convolution import Window
-from jaxseg.nn.platform import by_platform, in_bands
+from jaxseg.nn.platform import by_platform
+from jaxseg.nn.window import Window
 from jaxseg.typing import Array
 
 
@@ -44,22 +44,23 @@ def convolution(
     ((1, 2, 2, 5), 16.0)
     """
     window = Window(tuple(strides), tuple((a, b) for a, b in padding), tuple(rhs_dilation))
-    grouped = kernel.shape[2] != x.shape[-1]
     sizes = window.sizes(x.shape, kernel.shape)
-    if not grouped and 1 <= min(sizes) < min(kernel.shape[:2]):
-        return _stacked(x, kernel, window, sizes, options.get("precision"))
-    known = jnp.dtype(x.dtype) in (jnp.float32, jnp.float64) and not options.get("precision")
-    if grouped or in_bands() or not known:
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            strides,
-            padding,
-            rhs_dilation=rhs_dilation,
-            dimension_numbers=dimension_numbers,
-            **options,
-        )
-    return _convolution(x, kernel, window)
+    grouped = kernel.shape[2] != x.shape[-1]
+    stretched = set(options.get("lhs_dilation") or (1,)) != {1}
+    if not grouped and not stretched:
+        if 1 <= min(sizes) < min(kernel.shape[:2]):
+            return _stacked(x, kernel, window, sizes, options.get("precision"))
+        if cpu_convolution.has_forms(x, kernel, **options):
+            return _convolution(x, kernel, window)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        padding,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        **options,
+    )
 
 
 def _stacked(x: Array, kernel: Array, window: Window, sizes: list[int], precision: Any) -> Array:

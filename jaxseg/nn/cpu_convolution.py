@@ -1,65 +1,33 @@
-"""Which form a convolution and its gradients get in a program for CPUs, and what XLA leaves on the table there.
+"""Which form a convolution and its gradients get in a program for CPUs, each with the times that it is chosen for.
 
-Times are forward, and towards the kernel, in ms on 2 cores (jax 0.10, float32, batch 4); `docs/benchmarks.md` has the table.
+Times are of 2 cores, jax 0.10, float32 and a batch of 4. `docs/benchmarks.md` has whole networks and their operations.
 """
 
-from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxseg.nn import winograd
-from jaxseg.nn.platform import apart
+from jaxseg.nn.platform import apart, in_bands
+from jaxseg.nn.window import Window
 from jaxseg.typing import Array
 
-LAYOUT = ("NHWC", "HWIO", "NHWC")
 
+def has_forms(*arrays: Array, lhs_dilation: Any = None, precision: Any = None, **_: Any) -> bool:
+    """Whether a convolution of such arrays and options of `lax.conv_general_dilated` may have a form of its own.
 
-@dataclass(frozen=True)
-class Window:
-    """How a kernel goes over a map: strides, zeros around the map, and the taps' distance, in rows and columns."""
+    In half precision, of a stretched map (`lhs_dilation`), of a wanted precision and in bands it is XLA's.
 
-    strides: tuple[int, ...] = (1, 1)
-    padding: tuple[tuple[int, int], ...] = ((0, 0), (0, 0))
-    dilation: tuple[int, ...] = (1, 1)
-
-    def sizes(self, x: tuple[int, ...], kernel: tuple[int, ...]) -> list[int]:
-        """Height and width of the result for the shapes of a map and a kernel.
-
-        >>> Window((2, 2), ((1, 1), (1, 1))).sizes((1, 5, 8, 3), (3, 3, 3, 4))
-        [3, 4]
-        """
-        return [
-            (length + sum(pad) - dilation * (taps - 1) - 1) // stride + 1
-            for length, pad, dilation, taps, stride in zip(
-                x[1:3], self.padding, self.dilation, kernel[:2], self.strides, strict=True
-            )
-        ]
-
-    def convolve(self, x: Array, kernel: Array) -> Array:
-        """XLA's convolution."""
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            self.strides,
-            self.padding,
-            rhs_dilation=self.dilation,
-            dimension_numbers=LAYOUT,
-        )
-
-    def gradient(self, x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
-        """Its gradients: what the map and the kernel get of the result's cotangent."""
-        return self.of_map(x, kernel, cotangent), self.of_kernel(x, kernel, cotangent)
-
-    def of_map(self, x: Array, kernel: Array, cotangent: Array) -> Array:
-        """The map's gradient."""
-        return jax.linear_transpose(lambda x: self.convolve(x, kernel), x)(cotangent)[0]
-
-    def of_kernel(self, x: Array, kernel: Array, cotangent: Array) -> Array:
-        """The kernel's gradient."""
-        return jax.linear_transpose(lambda k: self.convolve(x, k), kernel)(cotangent)[0]
+    >>> has_forms(jnp.ones(1), jnp.ones(1)), has_forms(jnp.ones(1), jnp.ones(1, jnp.bfloat16))
+    (True, False)
+    """
+    types = {array.dtype for array in arrays}
+    wide = len(types) == 1 and types <= {jnp.dtype("float32"), jnp.dtype("float64")}
+    plain = set(lhs_dilation or (1,)) == {1} and precision is None
+    return wide and plain and not in_bands()
 
 
 def forward(x: Array, kernel: Array, window: Window) -> Array:
@@ -116,18 +84,16 @@ def _gradient_by_blocks(
     instead of 33 towards the map.
     """
     taps = [-(-length // 2) for length in kernel.shape[:2]]
-    heights = [size + tap - 1 for size, tap in zip(cotangent.shape[1:3], taps, strict=True)]
+    sizes = [size + tap - 1 for size, tap in zip(cotangent.shape[1:3], taps, strict=True)]
 
     def blocks(x: Array) -> Array:
         sides = [
-            (before, 2 * height - length - before, 0)
-            for (before, _), height, length in zip(
-                window.padding, heights, x.shape[1:3], strict=True
-            )
+            (before, 2 * size - length - before, 0)
+            for (before, _), size, length in zip(window.padding, sizes, x.shape[1:3], strict=True)
         ]
         x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *sides, (0, 0, 0)))
-        x = x.reshape(x.shape[0], heights[0], 2, heights[1], 2, -1)
-        return x.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape[0], *heights, -1)
+        x = x.reshape(x.shape[0], sizes[0], 2, sizes[1], 2, -1)
+        return x.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape[0], *sizes, -1)
 
     def of_blocks(kernel: Array) -> Array:
         ends = [(0, 2 * tap - length) for tap, length in zip(taps, kernel.shape[:2], strict=True)]

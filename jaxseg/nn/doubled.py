@@ -19,10 +19,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxseg.nn import cpu_convolution
 from jaxseg.nn.convolution import convolution
-from jaxseg.nn.cpu_convolution import Window
 from jaxseg.nn.merge import concatenate
-from jaxseg.nn.platform import by_platform, in_bands
+from jaxseg.nn.platform import by_platform
 from jaxseg.nn.resize import nearest
+from jaxseg.nn.window import Window
 from jaxseg.typing import Array, Convolve
 
 _SAME = Window(padding=((1, 1), (1, 1)))
@@ -51,12 +51,11 @@ def doubled(x: Array, skip: Array | None) -> tuple[Array, Convolve]:
 
     def convolve(y: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
         window = Window(tuple(strides), tuple(padding), tuple(options["rhs_dilation"]))
-        same = window == _SAME and kernel.shape[:2] == (3, 3) and not options.get("precision")
-        types = {part.dtype for part in (x, skip, y, kernel) if part is not None}
-        wide = len(types) == 1 and types <= {jnp.dtype("float32"), jnp.dtype("float64")}
-        if not same or not wide or in_bands() or min(x.shape[1:3]) < 2:
-            return convolution(y, kernel, strides, padding, **options)
-        return _convolution(x, skip, kernel)
+        same = window == _SAME and kernel.shape[:3] == (3, 3, y.shape[-1]) and min(x.shape[1:3]) > 1
+        parts = (x, y, kernel) if skip is None else (x, skip, y, kernel)
+        if same and cpu_convolution.has_forms(*parts, **options):
+            return _convolution(x, skip, kernel)
+        return convolution(y, kernel, strides, padding, **options)
 
     return y, convolve
 

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxseg.nn.convolution import convolution
 from jaxseg.typing import Array, Merge
 
 
@@ -39,7 +40,14 @@ def add(x: Array, skip: Array) -> Array:
     [2.0, 2.0, 2.0]
     """
     if x.shape[-1] != skip.shape[-1]:
-        x = nn.Conv(skip.shape[-1], (1, 1), kernel_init=_linear, dtype=x.dtype)(x)
+        x = nn.Conv(
+            skip.shape[-1],
+            (1, 1),
+            padding=0,
+            kernel_init=_linear,
+            dtype=x.dtype,
+            conv_general_dilated=convolution,
+        )(x)
     return x + skip
 
 

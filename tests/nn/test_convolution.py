@@ -7,8 +7,9 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from jaxseg.nn import cpu_convolution, winograd
+from jaxseg.nn import winograd
 from jaxseg.nn.convolution import convolution
+from jaxseg.nn.window import Window
 
 CASES = {
     # map, kernel, stride, dilation
@@ -100,9 +101,7 @@ def test_other_platforms_have_xlas_own(case):
 def test_forms_are_taken_on_a_cpu():
     of_winograd = lowered("winograd", "cpu")
     assert of_winograd.count("stablehlo.convolution") == 0
-    assert (
-        of_winograd.count('inlineable = "false"') == 2
-    )  # forward and backward, fused with nothing
+    assert of_winograd.count('inlineable = "false"') == 2  # one forward, one backward
     assert lowered("no winograd, dilation", "cpu").count("stablehlo.convolution") == 3
     for case in ("one tap, more channels", "one tap, fewer channels", "one tap, stride"):
         assert lowered(case, "cpu").count("stablehlo.dot_general") == 1
@@ -123,12 +122,23 @@ def test_half_precision_and_groups_are_xlas():
     np.testing.assert_allclose(layer.apply(variables, x), plain.apply(variables, x), rtol=1e-6)
 
 
+@pytest.mark.parametrize("size", [3, 8])
+def test_a_stretched_map_is_xlas(size):
+    """Transposed convolutions, which `flax.linen.Conv` asks for as `input_dilation`."""
+    x = jax.random.normal(jax.random.key(0), (1, size, size, 4))
+    options = {"padding": 1, "input_dilation": 2, "conv_general_dilated": convolution}
+    layer = nn.Conv(4, (5, 5) if size == 3 else (3, 3), **options)
+    plain = layer.clone(conv_general_dilated=None)
+    variables = plain.init(jax.random.key(1), x)
+    np.testing.assert_array_equal(layer.apply(variables, x), plain.apply(variables, x))
+
+
 def test_winograd_is_as_exact_as_a_convolution():
     """Float32 beside float64: not farther off than twice what XLA's own convolution is."""
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, 16, 16, 64)), rng.normal(size=(3, 3, 64, 8))
     cotangent = rng.normal(size=(2, 16, 16, 8))
-    window = cpu_convolution.Window(padding=((1, 1), (1, 1)))
+    window = Window(padding=((1, 1), (1, 1)))
 
     @jax.jit
     def both(*arrays):
@@ -148,7 +158,7 @@ def test_winograd_is_as_exact_as_a_convolution():
 
 
 def test_winograd_of_any_small_size():
-    window = cpu_convolution.Window(padding=((1, 1), (1, 1)))
+    window = Window(padding=((1, 1), (1, 1)))
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         kernel = rng.normal(size=(3, 3, 2, 3))
