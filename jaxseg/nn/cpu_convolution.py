@@ -51,7 +51,8 @@ def of_kernel(x: Array, kernel: Array, cotangent: Array, window: Window) -> Arra
     """The kernel's gradient with the map's zeros in memory: XLA slides over a map whose zeros are implied more slowly.
 
     64 to 64 channels on 64 x 64 pixels: 10 instead of 15 ms, 32 to 32 on 128 x 128 16 instead of 23. Of one tap it is a
-    matrix product, which is faster towards more channels: 64 to 256 on 64 x 64 5.4 instead of 7.5 ms.
+    matrix product: a ResNet-50 on 256 x 256 pixels forward and backward 1270 and 1280 instead of 1320 and 1490 ms, FPN's
+    decoder on it 510 and 520 instead of 530 and 540.
     """
     if kernel.shape[:2] == (1, 1) and window == Window(window.strides):
         x = x[:, :: window.strides[0], :: window.strides[1]]
