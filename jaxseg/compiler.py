@@ -1,7 +1,9 @@
-"""What XLA is asked for beyond its defaults: the one place that knows its options."""
+"""How programs are traced and compiled: the one place that knows what XLA is asked for beyond its defaults."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -44,3 +46,23 @@ def options(platform: str) -> dict[str, Any] | None:
     except jax.errors.JaxRuntimeError:
         return None
     return _CPU_OPTIONS
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without Python's garbage collector, for the time of a trace.
+
+    It would look through the millions of objects of a network's trace again and again, and hardly one of them is garbage:
+    a U-Net's train step is traced and lowered in 1.4 instead of 1.8 s.
+
+    >>> with uncollected():
+    ...     gc.isenabled()
+    False
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

@@ -34,7 +34,7 @@ of its first train step, with no compiled programs and with those of the run bef
 | what | cold | warm | import | where and when |
 |---|---|---|---|---|"""
 STEP = """
-import sys
+import sys, time
 import jax, numpy as np
 import jaxseg
 from jaxseg import train
@@ -43,11 +43,16 @@ model = jaxseg.create(name, encoder=encoder, num_classes=12)
 optimizer, parallel = train.adamw(1e-4), train.Parallel("jit", jax.devices()[:1])
 loss = jaxseg.losses.make_loss_fn({"cross_entropy": 1.0})
 step = parallel.compile(train.make_train_step(model, optimizer, loss))
-state = train.create_state(train.initialize(model, jax.random.key(0)), optimizer)
 images = np.zeros((batch, size, size, 3), np.float32)
-data = parallel.shard({"image": images, "label": np.zeros(images.shape[:3], np.uint8)})
-jax.block_until_ready(step(parallel.replicate(state), data, jax.random.key(0)))
+data = {"image": images, "label": np.zeros(images.shape[:3], np.uint8)}
+key = jax.random.key(0)
+init, create = train.make_init(model), lambda variables: train.create_state(variables, optimizer)
+step.prepare(jax.eval_shape(create, jax.eval_shape(init, key)), data, key)
+state = parallel.replicate(create(init(key)))
+jax.block_until_ready(step(state, parallel.shard(data), parallel.replicate(key)))
+print(time.time())
 """
+TIME = "import time; print(time.time())"
 BESIDE = "import jax, flax, flax.linen, optax"
 IMPORTS = f"{BESIDE}\nimport jaxseg\njaxseg.create, jaxseg.train, jaxseg.losses, jaxseg.metrics"
 
@@ -71,10 +76,11 @@ class Arguments:
 
 
 def seconds(script: str, arguments: list[str], environment: dict[str, str]) -> float:
-    """The life of one process."""
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", script, *arguments], env=environment, check=True)
-    return time.perf_counter() - began
+    """From the start of a process to the time that it prints at its end."""
+    began = time.time()
+    command = [sys.executable, "-c", script, *arguments]
+    process = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
+    return float(process.stdout) - began
 
 
 def main(arguments: Arguments) -> None:
@@ -87,8 +93,8 @@ def main(arguments: Arguments) -> None:
             kept = environment | compiled.settings({"XDG_CACHE_HOME": folder})
             cold.append(seconds(STEP, what, kept))
             warm.append(seconds(STEP, what, kept))
-        beside = seconds(BESIDE, [], environment)
-        imports.append(seconds(IMPORTS, [], environment) - beside)
+        beside = seconds(f"{BESIDE}\n{TIME}", [], environment)
+        imports.append(seconds(f"{IMPORTS}\n{TIME}", [], environment) - beside)
     values = " | ".join(f"{statistics.median(each):.1f} s" for each in (cold, warm, imports))
     row = (
         f"| {arguments.network}, {arguments.encoder}, {arguments.batch} x {arguments.size} x "

@@ -1,4 +1,4 @@
-"""From a recipe's names and numbers to model, loss, optimizer and step; sources.py has its data."""
+"""From a recipe's names and numbers to model, loss and optimizer; step.py has its step, sources.py its data."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxseg import data, encoders, losses, models, pretrained
+from jaxseg import compiler, data, encoders, losses, models, pretrained
 from jaxseg.cli.folder import Facts, environment
 from jaxseg.errors import InputError, unknown
 from jaxseg.recipe import AugmentRecipe, ModelRecipe, OptimizerRecipe, Recipe
@@ -18,9 +18,8 @@ from jaxseg.train import optimizers
 from jaxseg.train.layout import fully_sharded, whole
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.rates import scale_rates
-from jaxseg.train.remat import keep_products
-from jaxseg.train.variables import initialize
-from jaxseg.typing import Array, Variables
+from jaxseg.train.variables import make_init
+from jaxseg.typing import Array, Key, Variables
 
 _ENCODER = "resnet18"
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -81,14 +80,15 @@ class Network:
     preprocess: Callable[[Array], Array]
     channels: int
 
-    def init(self, seed: int) -> Variables:
-        """Random variables."""
-        return initialize(self.model, jax.random.key(seed), channels=self.channels)
+    @functools.cached_property
+    def init(self) -> Callable[[Key], Variables]:
+        """Random variables of a key."""
+        return make_init(self.model, channels=self.channels)
 
     def shapes(self) -> Variables:
         """The variables' shapes and types, without computing them."""
-        images = jax.ShapeDtypeStruct((1, 64, 64, self.channels), jnp.float32)
-        return jax.eval_shape(self.model.init, jax.random.key(0), images)
+        with compiler.uncollected():
+            return jax.eval_shape(self.init, jax.random.key(0))
 
 
 def encoder_of(recipe: ModelRecipe) -> str | None:
@@ -184,21 +184,6 @@ def _chain(recipe: OptimizerRecipe, schedule: optax.Schedule) -> optax.GradientT
     if own and recipe.clip_norm is not None:
         chain = optax.chain(optax.clip_by_global_norm(recipe.clip_norm), chain)
     return chain
-
-
-def step_options(recipe: Recipe) -> dict[str, Any]:
-    """What the recipe asks of `make_train_step` beside model, optimizer and loss."""
-    return {
-        "frozen_statistics": frozen_statistics(recipe.model),
-        "ema_decay": recipe.train.ema_decay,
-        "micro_batches": recipe.train.micro_batches,
-        "remat": keep_products if recipe.train.rematerialize else None,
-    }
-
-
-def frozen_statistics(recipe: ModelRecipe) -> tuple[str, ...]:
-    """The path prefixes whose BatchNorm layers keep their statistics."""
-    return {"none": (), "encoder": ("encoder",), "all": ("",)}[recipe.freeze_statistics]
 
 
 def parallel(recipe: Recipe, devices: Sequence[Any] | None = None) -> Parallel:

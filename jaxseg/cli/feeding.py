@@ -16,8 +16,9 @@ from jaxseg.data import device_augment
 from jaxseg.data.workers import Batches
 from jaxseg.errors import InputError
 from jaxseg.recipe import AugmentRecipe, Recipe
-from jaxseg.train.epoch import Run, Step, make_run, runs_in_python
+from jaxseg.train.epoch import Run, make_run, runs_in_python
 from jaxseg.train.parallel import Parallel
+from jaxseg.train.parallel_step import ParallelStep
 from jaxseg.train.processes import exchange
 
 _ON_DEVICE = ("rotate", "elastic", "blur", "cutmix", "copy_paste", "mosaic")
@@ -49,7 +50,7 @@ def by_host(
     recipe: Recipe,
     facts: Facts,
     source: Any,
-    step: Step,
+    step: ParallelStep,
     parallel: Parallel,
     *,
     start: int,
@@ -67,15 +68,14 @@ def by_host(
         shard=shard,
         weights=weights,
     )
-    compiled = parallel.compile(step)
-    return Feeding(batches, lambda state, batch, key: compiled(state, parallel.shard(batch), key))
+    return Feeding(batches, lambda state, batch, key: step(state, parallel.shard(batch), key))
 
 
 def on_device(
     recipe: Recipe,
     facts: Facts,
     source: Any,
-    step: Step,
+    step: ParallelStep,
     parallel: Parallel,
     *,
     start: int,
@@ -91,7 +91,7 @@ def on_device(
     """
     loaded = data.load(source, devices=parallel.devices, agree=lambda fits: all(exchange(fits)))
     dataset = parallel.keep(loaded.dataset, cut=loaded.dataset.is_cut)
-    run = make_run(step, feed(recipe.augment, facts), parallel)
+    run = make_run(step.fn, feed(recipe.augment, facts), parallel)
     order = None if weights is None else data.drawn(weights)
     places = data.make_places(len(source), recipe.train.batch_size, order=order, shard=shard)
     together = 1 if runs_in_python(parallel) else recipe.train.log_every

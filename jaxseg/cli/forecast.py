@@ -5,17 +5,14 @@ from collections import Counter
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
 
 from jaxseg.cli import assemble, feeding, sources
 from jaxseg.cli.progress import console
+from jaxseg.cli.step import described, train_step
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
-from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.program import chip_of, forecast, needs
-from jaxseg.train.state import create_state
-from jaxseg.train.step import make_train_step
 
 
 def run(recipe: Recipe, topology: str | None) -> None:
@@ -35,26 +32,10 @@ def run(recipe: Recipe, topology: str | None) -> None:
     feeding.check(recipe)
     parallel = assemble.parallel(recipe, None if topology is None else _devices(topology))
     optimizer = assemble.optimizer(recipe, assemble.learning_rate(recipe, 10**6))
-    step = skip_nonfinite(
-        make_train_step(
-            network.model,
-            optimizer,
-            assemble.loss(recipe, facts),
-            preprocess=network.preprocess,
-            **assemble.step_options(recipe),
-        )
-    )
-    ema = recipe.train.ema_decay is not None
-    state = jax.eval_shape(
-        lambda variables: create_state(variables, optimizer, ema=ema), network.shapes()
-    )
-    size = recipe.augment.crop_size or facts.image_size
-    shape = (recipe.train.batch_size, *size)
-    batch = {
-        "image": jax.ShapeDtypeStruct((*shape, facts.channels), jnp.uint8),
-        "label": jax.ShapeDtypeStruct(shape, jnp.uint8),
-    }
-    lowered = parallel.lower(step, state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    step = train_step(recipe, facts, network, optimizer)
+    state, batch, key = described(recipe, facts, network, optimizer)
+    lowered = parallel.lower(step, state, batch, key)
+    size = batch["image"].shape[1:3]
     try:
         need = needs(lowered.compile())
     except jax.errors.JaxRuntimeError as error:

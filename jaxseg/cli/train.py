@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,16 @@ from jaxseg.cli import report as reports
 from jaxseg.cli.assemble import Network
 from jaxseg.cli.folder import Facts, RunFolder
 from jaxseg.cli.progress import RunObserver, Unseen, console, summary
+from jaxseg.cli.step import described, train_step
 from jaxseg.data.check import check_sample
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
-from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.log import RunLog
 from jaxseg.train.loop import Observer, Progress, Schedule, fit
 from jaxseg.train.parallel import Parallel
+from jaxseg.train.parallel_step import ParallelStep
 from jaxseg.train.processes import alone, exchange, is_first, on_all, on_first
 from jaxseg.train.state import TrainState, create_state
-from jaxseg.train.step import make_train_step
 from jaxseg.train.stop import StopRequest
 
 _DESCRIPTION = f"""Train a model and write a run folder: checkpoints, metrics.jsonl, TensorBoard files, report.html.
@@ -132,7 +132,7 @@ class _Parts:
     validation_source: Any
     network: Network
     parallel: Parallel
-    step: Callable[..., Any]
+    step: ParallelStep
     state: TrainState
     learning_rate: optax.Schedule
 
@@ -157,21 +157,14 @@ def _assemble(recipe: Recipe, run: RunFolder, resume: bool, goes_on: bool) -> _P
         )
     network = assemble.network(recipe.model, facts)
     parallel = assemble.parallel(recipe)
-    loss = assemble.loss(recipe, facts)
     learning_rate = assemble.learning_rate(recipe, recipe.train.epochs * facts.steps_per_epoch)
     optimizer = assemble.optimizer(recipe, learning_rate)
-    variables = network.init(recipe.train.seed)
+    step = parallel.compile(train_step(recipe, facts, network, optimizer))
+    if not recipe.data.on_device:  # whose step is part of a larger program
+        step.prepare(*described(recipe, facts, network, optimizer))
+    variables = network.init(jax.random.key(recipe.train.seed))
     if facts.pretrained is not None and not goes_on:
         variables = pretrained.load(network.model, variables, facts.pretrained)
-    step = skip_nonfinite(
-        make_train_step(
-            network.model,
-            optimizer,
-            loss,
-            preprocess=network.preprocess,
-            **assemble.step_options(recipe),
-        )
-    )
     return _Parts(
         recipe=recipe,
         facts=facts,

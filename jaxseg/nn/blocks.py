@@ -3,15 +3,20 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxseg.nn.convolution import convolution
 from jaxseg.nn.norm import BatchNorm
 from jaxseg.typing import Array, Convolve
 
-kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+kaiming_fan_out = jax.jit(
+    nn.initializers.variance_scaling(2.0, "fan_out", "normal"), static_argnums=(1, 2)
+)
 """Keeps the gradients' variance through ReLUs; encoders start so, as in torchvision."""
-kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
+kaiming_fan_in = jax.jit(
+    nn.initializers.variance_scaling(2.0, "fan_in", "uniform"), static_argnums=(1, 2)
+)
 """Keeps the activations' variance through ReLUs; decoders start so, as in smp."""
 
 

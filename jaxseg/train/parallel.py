@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec
 from jaxseg import collective, compiler
 from jaxseg.errors import InputError, unknown
 from jaxseg.train.layout import Layout, whole
+from jaxseg.train.parallel_step import ParallelStep
 from jaxseg.train.placement import Placement, put, put_part, put_shared
-from jaxseg.train.processes import settled
 from jaxseg.typing import Array
 
 Tree = TypeVar("Tree")
@@ -143,7 +143,7 @@ class Parallel:
         donate: tuple[int, ...] = (0,),
         *,
         divided: tuple[int, ...] = (1,),
-    ) -> Callable[..., Any]:
+    ) -> ParallelStep:
         """A step over all devices.
 
         Args:
@@ -155,18 +155,14 @@ class Parallel:
 
         Returns:
             The function for arguments from `replicate` or `keep` and, for the second, `shard`; its results are on every device,
-            but for what the layout cuts.
+            but for what the layout cuts. It compiles when it is first called; `prepare` begins that before its arguments
+            are there.
         """
-
-        programs: dict[int, Callable[..., Any]] = {}
-
-        @functools.wraps(fn)
-        def call(*args: Any) -> Any:
-            if len(args) not in programs:
-                programs[len(args)] = self._compile(fn, args, donate, divided)
-            return settled(programs[len(args)](*args))
-
-        return call
+        return ParallelStep(
+            fn,
+            lambda args: self._compile(fn, args, donate, divided),
+            None if self.strategy == "pmap" else self._describe,
+        )
 
     def lower(
         self, fn: Callable[..., Any], *args: Any, donate: tuple[int, ...] = (0,)
@@ -194,15 +190,20 @@ class Parallel:
         if self.strategy == "pmap":
             raise InputError("pmap compiles when it is called: ask for jit or shard_map")
 
-        def shapes(index: int, tree: Any) -> Any:
+        described = self._describe(args)
+        return self._compile(fn, described, donate).lower(*described)
+
+    def _describe(self, args: Sequence[Any]) -> list[Any]:
+        """Shapes, types and places of a step's arguments, the second of them a batch."""
+
+        def described(index: int, tree: Any) -> Any:
             where = self._placement
             shardings = jax.tree.map(where.batch, tree) if index == 1 else where.state(tree)
             return jax.tree.map(
                 lambda x, s: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=s), tree, shardings
             )
 
-        abstract = [shapes(index, tree) for index, tree in enumerate(args)]
-        return self._compile(fn, abstract, donate).lower(*abstract)
+        return [described(index, tree) for index, tree in enumerate(args)]
 
     def _rewrap(self, array: Array) -> Array:
         """What pmap gives each process for itself, as one global array; nothing is copied."""

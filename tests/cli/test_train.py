@@ -142,6 +142,15 @@ def test_the_options_of_a_step_reach_it(fields, tmp_path, capsys):
     assert moved["head"]["conv"]["kernel"] > 5 * moved["encoder"]["Conv_1"]["kernel"]
 
 
+@pytest.mark.parametrize("strategy", ["jit", "shard_map"])
+def test_the_step_compiled_in_the_background_is_the_one_that_batches_need(
+    strategy, fields, tmp_path, compiled
+):
+    fields = [*fields, "--train.epochs=1", f"--train.parallel={strategy}", "--train.devices=2"]
+    assert main(["train", "--run", str(tmp_path / "run"), *fields]) == 0
+    assert compiled("train_step") == 1
+
+
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(finished, fields, tmp_path):
     run = tmp_path / "killed"
     shutil.copytree(finished, run)
@@ -224,7 +233,7 @@ def test_one_logit_and_a_frozen_encoder(tmp_path, fields):
     assert main(["train", "--run", str(run), *fields, *options]) == 0
     folder = RunFolder(run)
     network = assemble.network(folder.recipe.model, folder.facts)
-    start = network.init(folder.recipe.train.seed)["params"]
+    start = network.init(jax.random.key(folder.recipe.train.seed))["params"]
     trained = arrays(run, "last")["params"]
     kernels = [tree["encoder"]["Conv_0"]["kernel"] for tree in (start, trained)]
     np.testing.assert_array_equal(*kernels)
