@@ -46,6 +46,14 @@ def check(recipe: Recipe) -> None:
         )
 
 
+def check_augmentation(recipe: Recipe, facts: Facts) -> None:
+    """Raises an `InputError` for sizes and ranges that no augmentation can have, before a step is traced for them."""
+    if recipe.data.on_device:
+        feed(recipe.augment, facts)
+    else:
+        assemble.augmentation(recipe.augment, facts.image_size, facts.ignore_index)
+
+
 def by_host(
     recipe: Recipe,
     facts: Facts,

@@ -30,6 +30,7 @@ def run(recipe: Recipe, topology: str | None) -> None:
     facts = assemble.resolve(recipe, sources.open_source(recipe.data, recipe.data.train_split))
     network = assemble.network(recipe.model, facts)
     feeding.check(recipe)
+    feeding.check_augmentation(recipe, facts)
     parallel = assemble.parallel(recipe, None if topology is None else _devices(topology))
     optimizer = assemble.optimizer(recipe, assemble.learning_rate(recipe, 10**6))
     step = train_step(recipe, facts, network, optimizer)

@@ -137,7 +137,7 @@ class _Parts:
     learning_rate: optax.Schedule
 
 
-def _assemble(recipe: Recipe, run: RunFolder, resume: bool, goes_on: bool) -> _Parts:
+def _assemble(recipe: Recipe, run: RunFolder, resume: bool, done: int | None) -> _Parts:
     named = dataclasses.replace(recipe.model, encoder=assemble.encoder_of(recipe.model))
     recipe = dataclasses.replace(recipe, model=named)  # the run folder says what it was
     train_source = sources.open_source(recipe.data, recipe.data.train_split)
@@ -155,15 +155,18 @@ def _assemble(recipe: Recipe, run: RunFolder, resume: bool, goes_on: bool) -> _P
             f"{run.path} was started with {facts.train_images} training images, now there are {len(train_source)}: "
             "a resumed run needs the same"
         )
+    feeding.check_augmentation(recipe, facts)
     network = assemble.network(recipe.model, facts)
     parallel = assemble.parallel(recipe)
-    learning_rate = assemble.learning_rate(recipe, recipe.train.epochs * facts.steps_per_epoch)
+    steps = recipe.train.epochs * facts.steps_per_epoch
+    learning_rate = assemble.learning_rate(recipe, steps)
     optimizer = assemble.optimizer(recipe, learning_rate)
     step = parallel.compile(train_step(recipe, facts, network, optimizer))
-    if not recipe.data.on_device:  # whose step is part of a larger program
+    # On the device the step is part of a larger program; a run that has ended needs none.
+    if not recipe.data.on_device and (done or 0) < steps:
         step.prepare(*described(recipe, facts, network, optimizer))
     variables = network.init(jax.random.key(recipe.train.seed))
-    if facts.pretrained is not None and not goes_on:
+    if facts.pretrained is not None and done is None:
         variables = pretrained.load(network.model, variables, facts.pretrained)
     return _Parts(
         recipe=recipe,
@@ -201,8 +204,8 @@ def _check_equal(recipe: Recipe, facts: Facts) -> None:
 def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume: bool) -> None:
     shown = console(quiet=not is_first())
     stop = StopRequest()
-    goes_on = resume and on_first(lambda: run.last.step is not None)
-    parts = on_all(lambda: _assemble(recipe, run, resume, goes_on))
+    done = on_first(lambda: run.last.step) if resume else None
+    parts = on_all(lambda: _assemble(recipe, run, resume, done))
     recipe, facts, parallel, state = parts.recipe, parts.facts, parts.parallel, parts.state
     _check_equal(recipe, facts)
     schedule = Schedule(
@@ -214,7 +217,7 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
     )
     steps = schedule.epochs * schedule.steps_per_epoch
     progress = Progress()
-    if goes_on:
+    if done is not None:
         state, values = run.last.restore(state)
         progress = Progress(**values)
     start = int(state.step)

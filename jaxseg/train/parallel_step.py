@@ -66,7 +66,6 @@ class ParallelStep:
 
 
 def _compile(lowered: Any) -> None:
-    with contextlib.suppress(
-        Exception
-    ):  # the first call compiles again, and fails where it is seen
+    # What goes wrong does so again in the first call, where it is seen.
+    with contextlib.suppress(Exception):
         lowered.compile()

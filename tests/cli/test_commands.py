@@ -79,6 +79,8 @@ def test_options_that_cannot_be_used_leave_no_run_folder(tmp_path, capsys):
         name, _, values = option.partition("=")
         assert main(["train", "--run", str(run), name, *values.split(",")]) == 2
         assert not run.exists()
+    assert main(["train", "--dry-run", "--augment.crop-size", "0", "0"]) == 2
+    assert main(["train", "--dry-run", "--data.on-device", "--augment.crop-size", "0", "0"]) == 2
 
 
 def test_check_goes_on_to_the_next_split(tmp_path, capsys):
