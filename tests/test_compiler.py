@@ -1,3 +1,4 @@
+import gc
 import warnings
 
 import jax
@@ -42,3 +43,18 @@ def test_arguments_are_those_of_jit():
     )
     np.testing.assert_array_equal(step(state, True), np.ones(4))
     assert state.is_deleted()
+
+
+def test_the_garbage_collector_is_as_it_was_after_a_trace():
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError), compiler.uncollected():
+        assert not gc.isenabled()
+        jax.eval_shape(lambda: 1 // 0)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with compiler.uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
