@@ -10,6 +10,7 @@ from jaxseg.nn.convolution import convolution
 from jaxseg.nn.norm import BatchNorm
 from jaxseg.typing import Array, Convolve
 
+# Under `jit`, for Flax asks each layer's initialiser for its shapes whenever the layer is applied: one trace a shape.
 kaiming_fan_out = jax.jit(
     nn.initializers.variance_scaling(2.0, "fan_out", "normal"), static_argnums=(1, 2)
 )
