@@ -63,11 +63,14 @@ def test_rows_give_the_ratio_to_the_fastest_peer(benchmark):
 def test_rows_are_appended_below_their_heading(benchmark, monkeypatch, tmp_path):
     page = benchmark("page")
     monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
-    page.PAGE.write_text("# Page\n\n## One\n\n| a |\n|---|\n| 1 |\n\n## Two\n\ntext\n")
+    page.PAGE.write_text("# Page\n\n## One\n\n| a |\n|---|\n| 1 |\n\nWhy.\n\n## Two\n\ntext\n")
     page.append("## One", "", ["| 2 |"])
+    page.append("## Two", "", ["", "| c |"])
     page.append("## Three", "| b |\n|---|", ["| 3 |"])
+    page.append("## Four", "Text.", ["", "| d |"])
     assert page.PAGE.read_text() == (
-        "# Page\n\n## One\n\n| a |\n|---|\n| 1 |\n| 2 |\n\n## Two\n\ntext\n\n## Three\n\n| b |\n|---|\n| 3 |\n"
+        "# Page\n\n## One\n\n| a |\n|---|\n| 1 |\n| 2 |\n\nWhy.\n\n## Two\n\ntext\n\n| c |\n\n"
+        "## Three\n\n| b |\n|---|\n| 3 |\n\n## Four\n\nText.\n\n| d |\n"
     )
 
 

@@ -7,7 +7,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 
 def append(heading: str, introduction: str, lines: Sequence[str]) -> None:
-    """Puts rows below the table of a section, which begins with the first of them.
+    """Puts rows below the last table of a section, or its text, and makes the section where there is none.
 
     Args:
         heading: Of the section, such as `## Networks beside their twins`.
@@ -19,5 +19,8 @@ def append(heading: str, introduction: str, lines: Sequence[str]) -> None:
         text = f"{text.rstrip()}\n\n{heading}\n\n{introduction}\n"
     before, heading, after = text.partition(heading)
     section, following, rest = after.partition("\n## ")
-    section = section.rstrip("\n") + "\n" + "\n".join(lines) + "\n"
+    written = section.split("\n")
+    tables = [i for i, line in enumerate(written) if line.startswith("|")]
+    end = 1 + max(tables or [i for i, line in enumerate(written) if line])
+    section = "\n".join([*written[:end], *lines, *written[end:]])
     PAGE.write_text(before + heading + section + following + rest, encoding="utf-8")
