@@ -17,6 +17,7 @@ from jaxseg.cli.evaluate import restore_variables
 from jaxseg.cli.folder import RunFolder
 from jaxseg.cli.main import main
 from jaxseg.train.log import read_rows
+from jaxseg.train.variables import initialize
 
 TIMES = ("seconds", "images_per_second", "stall_seconds")
 
@@ -233,7 +234,7 @@ def test_one_logit_and_a_frozen_encoder(tmp_path, fields):
     assert main(["train", "--run", str(run), *fields, *options]) == 0
     folder = RunFolder(run)
     network = assemble.network(folder.recipe.model, folder.facts)
-    start = network.init(jax.random.key(folder.recipe.train.seed))["params"]
+    start = initialize(network.model, jax.random.key(folder.recipe.train.seed))["params"]
     trained = arrays(run, "last")["params"]
     kernels = [tree["encoder"]["Conv_0"]["kernel"] for tree in (start, trained)]
     np.testing.assert_array_equal(*kernels)
