@@ -1,7 +1,6 @@
 """Random variables of a model, without the long compilation that `model.init` costs on a CPU."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from jaxseg import compiler
