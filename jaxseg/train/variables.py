@@ -18,6 +18,7 @@ def initialize(model: nn.Module, key: Key, *, channels: int = 3) -> Variables:
     Returns:
         `{"params": ..., "batch_stats": ...}`.
 
+    >>> import jax
     >>> variables = initialize(nn.Conv(4, (3, 3)), jax.random.key(0))
     >>> variables["params"]["kernel"].shape
     (3, 3, 3, 4)
