@@ -134,7 +134,8 @@ def test_the_options_of_a_step_reach_it(fields, tmp_path, capsys):
         assert f"mIoU {row['mean_iou']!r}" in capsys.readouterr().out
     trained, folder = arrays(run, "last"), RunFolder(run)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(trained)} == {"float32"}
-    start = assemble.network(folder.recipe.model, folder.facts).init(folder.recipe.train.seed)
+    network = assemble.network(folder.recipe.model, folder.facts)
+    start = initialize(network.model, jax.random.key(folder.recipe.train.seed))
     moved = jax.tree.map(
         lambda new, old: float(np.abs(np.asarray(new) - old).max()), trained, start
     )["params"]
