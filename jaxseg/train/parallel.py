@@ -81,7 +81,7 @@ class Parallel:
         return put(tree, self._placement.state(tree))
 
     def create(self, fn: Callable[..., Tree], *args: Any) -> Tree:
-        """What a function makes, placed as by `replicate`, but made where it is to lie: no device holds more, or a copy.
+        """What a function makes, placed as by `replicate`, but made where it is to lie: of a cut state each device draws its part.
 
         Args:
             fn: Pure, such as `lambda key: create_state(model.init(key, images), optimizer)`; it runs once. The shapes of its
