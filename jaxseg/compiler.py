@@ -32,26 +32,6 @@ def jit(fn: Callable[..., Any], **arguments: Any) -> Any:
     return jax.jit(fn, compiler_options=options(jax.default_backend()), **arguments)
 
 
-def once(fn: Callable[..., Any], **arguments: Any) -> Any:
-    """`jax.jit` for a function that runs once, such as one that draws a network's variables.
-
-    XLA on a CPU spends a second or more on the random numbers of each kernel's shape, a minute on a large network, to
-    save milliseconds; without any optimisation the numbers themselves take longer to draw.
-
-    Args:
-        fn: A pure function.
-        **arguments: Further arguments of `jax.jit`.
-
-    Returns:
-        What `jax.jit` returns, compiled with little optimisation on a CPU.
-
-    >>> once(jax.random.key_data)(jax.random.key(3)).tolist()
-    [0, 3]
-    """
-    little = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return jax.jit(fn, compiler_options=little, **arguments)
-
-
 @functools.cache
 def options(platform: str) -> dict[str, Any] | None:
     """`compiler_options` of `jax.jit` for `"cpu"`, `"gpu"` or `"tpu"`; None where XLA has or knows none.

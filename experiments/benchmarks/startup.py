@@ -46,10 +46,9 @@ step = parallel.compile(train.make_train_step(model, optimizer, loss))
 images = np.zeros((batch, size, size, 3), np.float32)
 data = {"image": images, "label": np.zeros(images.shape[:3], np.uint8)}
 key = jax.random.key(0)
-draw = lambda key: model.init(key, np.zeros((1, 64, 64, 3), np.float32))
-create = lambda key: train.create_state(draw(key), optimizer)
-step.prepare(jax.eval_shape(create, key), data, key)
-state = parallel.create(create, key)
+init, create = train.make_init(model), lambda variables: train.create_state(variables, optimizer)
+step.prepare(jax.eval_shape(create, jax.eval_shape(init, key)), data, key)
+state = parallel.replicate(create(init(key)))
 jax.block_until_ready(step(state, parallel.shard(data), parallel.replicate(key)))
 print(time.time())
 """

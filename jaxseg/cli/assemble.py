@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxseg import data, encoders, losses, models, pretrained
+from jaxseg import compiler, data, encoders, losses, models, pretrained
 from jaxseg.cli.folder import Facts, environment
 from jaxseg.errors import InputError, unknown
 from jaxseg.recipe import AugmentRecipe, ModelRecipe, OptimizerRecipe, Recipe
@@ -18,6 +18,7 @@ from jaxseg.train import optimizers
 from jaxseg.train.layout import fully_sharded, whole
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.rates import scale_rates
+from jaxseg.train.variables import make_init
 from jaxseg.typing import Array, Key, Variables
 
 _ENCODER = "resnet18"
@@ -79,13 +80,15 @@ class Network:
     preprocess: Callable[[Array], Array]
     channels: int
 
-    def init(self, key: Key) -> Variables:
-        """Random variables, not compiled."""
-        return self.model.init(key, jnp.zeros((1, 64, 64, self.channels)))
+    @functools.cached_property
+    def init(self) -> Callable[[Key], Variables]:
+        """Random variables of a key."""
+        return make_init(self.model, channels=self.channels)
 
     def shapes(self) -> Variables:
         """The variables' shapes and types, without computing them."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        with compiler.uncollected():
+            return jax.eval_shape(self.init, jax.random.key(0))
 
 
 def encoder_of(recipe: ModelRecipe) -> str | None:

@@ -1,4 +1,4 @@
-"""A recipe's train step, its first state, and the shapes of what the step is called with."""
+"""A recipe's train step, and the shapes of what it is called with."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,16 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxseg import compiler
 from jaxseg.cli import assemble
 from jaxseg.cli.assemble import Network
 from jaxseg.cli.folder import Facts
 from jaxseg.recipe import ModelRecipe, Recipe
 from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.remat import keep_products
-from jaxseg.train.state import TrainState, create_state
+from jaxseg.train.state import create_state
 from jaxseg.train.step import make_train_step
-from jaxseg.typing import Key
 
 
 def train_step(
@@ -41,24 +39,18 @@ def frozen_statistics(recipe: ModelRecipe) -> tuple[str, ...]:
     return {"none": (), "encoder": ("encoder",), "all": ("",)}[recipe.freeze_statistics]
 
 
-def first_state(
-    recipe: Recipe, network: Network, optimizer: optax.GradientTransformation
-) -> Callable[[Key], TrainState]:
-    """The state before the first step, of random variables, as a function of a key."""
-    ema = recipe.train.ema_decay is not None
-    return lambda key: create_state(network.init(key), optimizer, ema=ema)
-
-
 def described(
-    recipe: Recipe, facts: Facts, create: Callable[[Key], TrainState]
+    recipe: Recipe, facts: Facts, network: Network, optimizer: optax.GradientTransformation
 ) -> tuple[Any, dict[str, Any], Any]:
     """Shapes and types of the state, of a batch as the host loads it and of the key."""
-    key = jax.random.key(recipe.train.seed)
+    ema = recipe.train.ema_decay is not None
+    state = jax.eval_shape(
+        lambda variables: create_state(variables, optimizer, ema=ema), network.shapes()
+    )
     size = recipe.augment.crop_size or facts.image_size
     shape = (recipe.train.batch_size, *size)
     batch = {
         "image": jax.ShapeDtypeStruct((*shape, facts.channels), jnp.uint8),
         "label": jax.ShapeDtypeStruct(shape, jnp.uint8),
     }
-    with compiler.uncollected():
-        return jax.eval_shape(create, key), batch, jax.eval_shape(lambda: key)
+    return state, batch, jax.eval_shape(lambda: jax.random.key(0))

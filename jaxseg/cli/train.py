@@ -3,9 +3,8 @@
 import argparse
 import contextlib
 import dataclasses
-import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from jaxseg.cli import report as reports
 from jaxseg.cli.assemble import Network
 from jaxseg.cli.folder import Facts, RunFolder
 from jaxseg.cli.progress import RunObserver, Unseen, console, summary
-from jaxseg.cli.step import described, first_state, train_step
+from jaxseg.cli.step import described, train_step
 from jaxseg.data.check import check_sample
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
@@ -33,7 +32,6 @@ from jaxseg.train.parallel_step import ParallelStep
 from jaxseg.train.processes import alone, exchange, is_first, on_all, on_first
 from jaxseg.train.state import TrainState, create_state
 from jaxseg.train.stop import StopRequest
-from jaxseg.train.variables import initialize
 
 _DESCRIPTION = f"""Train a model and write a run folder: checkpoints, metrics.jsonl, TensorBoard files, report.html.
 
@@ -135,7 +133,7 @@ class _Parts:
     network: Network
     parallel: Parallel
     step: ParallelStep
-    state: Callable[[], TrainState]
+    state: TrainState
     learning_rate: optax.Schedule
 
 
@@ -164,16 +162,12 @@ def _assemble(recipe: Recipe, run: RunFolder, resume: bool, done: int | None) ->
     learning_rate = assemble.learning_rate(recipe, steps)
     optimizer = assemble.optimizer(recipe, learning_rate)
     step = parallel.compile(train_step(recipe, facts, network, optimizer))
-    create, key = first_state(recipe, network, optimizer), jax.random.key(recipe.train.seed)
     # On the device the step is part of a larger program; a run that has ended needs none.
     if not recipe.data.on_device and (done or 0) < steps:
-        step.prepare(*described(recipe, facts, create))
-    state = functools.partial(parallel.create, create, key)
+        step.prepare(*described(recipe, facts, network, optimizer))
+    variables = network.init(jax.random.key(recipe.train.seed))
     if facts.pretrained is not None and done is None:
-        variables = initialize(network.model, key, channels=network.channels)
         variables = pretrained.load(network.model, variables, facts.pretrained)
-        loaded = create_state(variables, optimizer, ema=recipe.train.ema_decay is not None)
-        state = functools.partial(parallel.replicate, loaded)
     return _Parts(
         recipe=recipe,
         facts=facts,
@@ -182,7 +176,9 @@ def _assemble(recipe: Recipe, run: RunFolder, resume: bool, done: int | None) ->
         network=network,
         parallel=parallel,
         step=step,
-        state=state,
+        state=parallel.replicate(
+            create_state(variables, optimizer, ema=recipe.train.ema_decay is not None)
+        ),
         learning_rate=learning_rate,
     )
 
@@ -210,9 +206,8 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
     stop = StopRequest()
     done = on_first(lambda: run.last.step) if resume else None
     parts = on_all(lambda: _assemble(recipe, run, resume, done))
-    recipe, facts, parallel = parts.recipe, parts.facts, parts.parallel
+    recipe, facts, parallel, state = parts.recipe, parts.facts, parts.parallel, parts.state
     _check_equal(recipe, facts)
-    state = parts.state()  # only now: all processes take part in it
     schedule = Schedule(
         steps_per_epoch=facts.steps_per_epoch,
         epochs=recipe.train.epochs,

@@ -21,7 +21,7 @@ from jaxseg.train.rates import scale_rates
 from jaxseg.train.remat import keep_products
 from jaxseg.train.state import TrainState, create_state
 from jaxseg.train.step import EvalTotals, make_eval_step, make_train_step
-from jaxseg.train.variables import initialize
+from jaxseg.train.variables import initialize, make_init
 
 __all__ = [
     "Ensemble",
@@ -42,6 +42,7 @@ __all__ = [
     "make_ensemble_step",
     "make_epoch",
     "make_eval_step",
+    "make_init",
     "make_run",
     "make_train_step",
     "member",

@@ -14,7 +14,6 @@ from jaxseg.errors import InputError, unknown
 from jaxseg.train.layout import Layout, whole
 from jaxseg.train.parallel_step import ParallelStep
 from jaxseg.train.placement import Placement, put, put_part, put_shared
-from jaxseg.train.processes import settled
 from jaxseg.typing import Array
 
 Tree = TypeVar("Tree")
@@ -79,25 +78,6 @@ class Parallel:
             as a donation leaves alone.
         """
         return put(tree, self._placement.state(tree))
-
-    def create(self, fn: Callable[..., Tree], *args: Any) -> Tree:
-        """What a function makes, placed as by `replicate`, but made where it is to lie: of a cut state each device draws its part.
-
-        Args:
-            fn: Pure, such as `lambda key: create_state(model.init(key, images), optimizer)`; it runs once. The shapes of its
-                result, for `prepare`, are those of `jax.eval_shape(fn, *args)`, and found by the same trace.
-            *args: As of `keep`, whole on every device.
-
-        Returns:
-            Its result on the mesh of all devices.
-
-        >>> draw = lambda key: {"w": jax.random.normal(key, (8, 3))}
-        >>> Parallel("jit").create(draw, jax.random.key(0))["w"].sharding.is_fully_replicated
-        True
-        """
-        with compiler.uncollected():
-            places = self._placement.state(jax.eval_shape(fn, *args))
-            return settled(compiler.once(fn, out_shardings=places)(*self.keep(args)))
 
     def keep(self, tree: Tree, *, cut: bool = False) -> Tree:
         """What steps read and never are given as a donation, such as a data set, whole on every device or cut over them.

@@ -17,7 +17,6 @@ from jaxseg.cli.evaluate import restore_variables
 from jaxseg.cli.folder import RunFolder
 from jaxseg.cli.main import main
 from jaxseg.train.log import read_rows
-from jaxseg.train.variables import initialize
 
 TIMES = ("seconds", "images_per_second", "stall_seconds")
 
@@ -135,7 +134,7 @@ def test_the_options_of_a_step_reach_it(fields, tmp_path, capsys):
     trained, folder = arrays(run, "last"), RunFolder(run)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(trained)} == {"float32"}
     network = assemble.network(folder.recipe.model, folder.facts)
-    start = initialize(network.model, jax.random.key(folder.recipe.train.seed))
+    start = network.init(jax.random.key(folder.recipe.train.seed))
     moved = jax.tree.map(
         lambda new, old: float(np.abs(np.asarray(new) - old).max()), trained, start
     )["params"]
@@ -235,7 +234,7 @@ def test_one_logit_and_a_frozen_encoder(tmp_path, fields):
     assert main(["train", "--run", str(run), *fields, *options]) == 0
     folder = RunFolder(run)
     network = assemble.network(folder.recipe.model, folder.facts)
-    start = initialize(network.model, jax.random.key(folder.recipe.train.seed))["params"]
+    start = network.init(jax.random.key(folder.recipe.train.seed))["params"]
     trained = arrays(run, "last")["params"]
     kernels = [tree["encoder"]["Conv_0"]["kernel"] for tree in (start, trained)]
     np.testing.assert_array_equal(*kernels)

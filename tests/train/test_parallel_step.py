@@ -52,21 +52,6 @@ def test_what_is_prepared_is_not_compiled_again(parallel, compiled):
     assert compiled("add") == 1
 
 
-@pytest.mark.parametrize(
-    "parallel", [*PARALLEL.values(), lambda: Parallel("pmap", jax.devices()[:2])]
-)
-def test_what_is_created_is_what_would_be_replicated(parallel):
-    parallel = parallel()
-
-    def create(key):
-        return {"w": jax.random.normal(key, (8, 6)), "n": jnp.zeros((), jnp.int32)}
-
-    made, copied = parallel.create(create, KEY), parallel.replicate(jax.jit(create)(KEY))
-    for one, other in zip(jax.tree.leaves(made), jax.tree.leaves(copied), strict=True):
-        assert one.sharding == other.sharding
-        np.testing.assert_allclose(one, other, rtol=1e-6)
-
-
 def test_pmap_compiles_when_it_is_called(compiled):
     parallel = Parallel("pmap", jax.devices()[:2])
     step = parallel.compile(add)
