@@ -61,7 +61,9 @@ class ParallelStep:
             program: Any = self._program(described)
             lowered = program.lower(*described)
         self._programs[len(args)] = program
-        self._compiling = threading.Thread(target=_compile, args=(lowered,))
+        self._compiling = threading.Thread(
+            target=_compile, args=(lowered,), name="compiling a step"
+        )
         self._compiling.start()
 
 
