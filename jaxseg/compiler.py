@@ -4,9 +4,12 @@ import contextlib
 import functools
 import gc
 from collections.abc import Callable, Iterator
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import jax
+
+T = TypeVar("T")
 
 # Convolutions by Eigen instead of YNNPACK: gradients of filters are several times faster on a CPU.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
@@ -66,3 +69,17 @@ def uncollected() -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
+
+
+def in_background(fn: Callable[..., T], *args: Any) -> Future[T]:
+    """Calls `fn(*args)` in a thread: while XLA compiles, Python goes on.
+
+    JAX's context managers, such as `jax.enable_x64`, hold for the thread that enters them and not for this one.
+
+    >>> in_background(max, 1, 2).result()
+    2
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="jaxseg")
+    future = pool.submit(fn, *args)
+    pool.shutdown(wait=False)  # the thread ends with its call
+    return future

@@ -22,6 +22,7 @@ from jaxseg.cli.assemble import Network
 from jaxseg.cli.folder import Facts, RunFolder
 from jaxseg.cli.progress import RunObserver, Unseen, console, summary
 from jaxseg.cli.step import described, train_step
+from jaxseg.compiler import in_background
 from jaxseg.data.check import check_sample
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
@@ -162,10 +163,12 @@ def _assemble(recipe: Recipe, run: RunFolder, resume: bool, done: int | None) ->
     learning_rate = assemble.learning_rate(recipe, steps)
     optimizer = assemble.optimizer(recipe, learning_rate)
     step = parallel.compile(train_step(recipe, facts, network, optimizer))
+    shapes = described(recipe, facts, network, optimizer)
+    drawn = in_background(network.init, jax.random.key(recipe.train.seed))
     # On the device the step is part of a larger program; a run that has ended needs none.
     if not recipe.data.on_device and (done or 0) < steps:
-        step.prepare(*described(recipe, facts, network, optimizer))
-    variables = network.init(jax.random.key(recipe.train.seed))
+        step.prepare(*shapes)
+    variables = drawn.result()
     if facts.pretrained is not None and done is None:
         variables = pretrained.load(network.model, variables, facts.pretrained)
     return _Parts(

@@ -1,12 +1,11 @@
 """A step over all devices, compiled when it is called or, in the background, before that."""
 
-import contextlib
 import functools
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
-from jaxseg.compiler import uncollected
+from jaxseg.compiler import in_background, uncollected
 from jaxseg.train.processes import settled
 
 
@@ -32,13 +31,13 @@ class ParallelStep:
         self._program = program
         self._describe = describe
         self._programs: dict[int, Callable[..., Any]] = {}
-        self._compiling: threading.Thread | None = None
+        self._compiling: Future[Any] | None = None
         functools.update_wrapper(self, fn)
 
     def __call__(self, *args: Any) -> Any:
         """The step's results; compiles where it has to."""
         if self._compiling is not None:
-            self._compiling.join()
+            self._compiling.exception()  # waits; what went wrong does so again below, where it is seen
             self._compiling = None
         if len(args) in self._programs:
             return settled(self._programs[len(args)](*args))
@@ -61,13 +60,4 @@ class ParallelStep:
             program: Any = self._program(described)
             lowered = program.lower(*described)
         self._programs[len(args)] = program
-        self._compiling = threading.Thread(
-            target=_compile, args=(lowered,), name="compiling a step"
-        )
-        self._compiling.start()
-
-
-def _compile(lowered: Any) -> None:
-    # What goes wrong does so again in the first call, where it is seen.
-    with contextlib.suppress(Exception):
-        lowered.compile()
+        self._compiling = in_background(lowered.compile)

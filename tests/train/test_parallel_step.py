@@ -1,5 +1,3 @@
-import threading
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,12 +40,8 @@ def test_what_is_prepared_is_not_compiled_again(parallel, compiled):
     parallel = parallel()
     step = parallel.compile(add)
     called(parallel, lambda *arguments: [arguments[0]])  # the programs that place arguments
-    running = set(threading.enumerate())
     step.prepare(shapes(STATE), shapes(BATCH), jax.eval_shape(lambda: KEY))
     state = called(parallel, step)
-    assert "compiling a step" not in {
-        thread.name for thread in set(threading.enumerate()) - running
-    }
     assert compiled("add") == 1
     jax.tree.map(lambda got: np.testing.assert_array_equal(got, np.full_like(got, 81)), state)
     called(parallel, step)
