@@ -60,7 +60,7 @@ print(time.time())
 TWIN = """
 import statistics, sys, time
 import models
-network, _, batch, size = sys.argv[1:]
+network, batch, size = sys.argv[1:]
 step = models.torch_side(models.Arguments(network, "train", int(batch), int(size)), False)
 step()
 print(time.time())
@@ -96,7 +96,9 @@ def run(script: str, arguments: list[str], environment: dict[str, str]) -> list[
     """Seconds from the start of a process to the time that it prints first, and what it prints then."""
     began = time.time()
     command = [sys.executable, "-c", script, *arguments]
-    process = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
+    process = subprocess.run(
+        command, cwd=Path(__file__).parent, env=environment, check=True, stdout=subprocess.PIPE
+    )
     ended, *others = map(float, process.stdout.split())
     return [ended - began, *others]
 
@@ -105,20 +107,15 @@ def measure(arguments: Arguments) -> dict[str, float]:
     """Medians of what is measured, by name."""
     name, encoder, _ = NETWORKS[arguments.network]
     numbers = [str(arguments.batch), str(arguments.size)]
-    environment = os.environ | {
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # as `jaxseg` has it
-        "PYTHONPATH": os.pathsep.join(
-            [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-        ),
-    }
+    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as `jaxseg` has it
     seen: dict[str, list[float]] = {}
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as folder:
             kept = environment | compiled.settings({"XDG_CACHE_HOME": folder})
             now = {kind: run(OURS, [name, encoder, *numbers], kept)[0] for kind in ("cold", "warm")}
-        now["twin"], now["step"] = run(TWIN, [arguments.network, encoder, *numbers], environment)
-        now["beside"] = run(f"{BESIDE}\n{TIME}", [], environment)[0]
-        now["import"] = run(f"{IMPORTS}\n{TIME}", [], environment)[0] - now["beside"]
+        now["twin"], now["step"] = run(TWIN, [arguments.network, *numbers], environment)
+        beside = run(f"{BESIDE}\n{TIME}", [], environment)[0]
+        now["import"] = run(f"{IMPORTS}\n{TIME}", [], environment)[0] - beside
         now |= {f"{kind} in steps": now[kind] / now["step"] for kind in ("cold", "warm")}
         for key, value in now.items():
             seen.setdefault(key, []).append(value)
