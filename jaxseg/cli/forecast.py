@@ -34,7 +34,7 @@ def run(recipe: Recipe, topology: str | None) -> None:
     parallel = assemble.parallel(recipe, None if topology is None else _devices(topology))
     optimizer = assemble.optimizer(recipe, assemble.learning_rate(recipe, 10**6))
     step = train_step(recipe, facts, network, optimizer)
-    state, batch, key = described(recipe, facts, network, optimizer)
+    state, batch, key = described(recipe, facts, network.shapes(), optimizer)
     lowered = parallel.lower(step, state, batch, key)
     size = batch["image"].shape[1:3]
     try:

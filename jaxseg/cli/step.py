@@ -15,6 +15,7 @@ from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.remat import keep_products
 from jaxseg.train.state import create_state
 from jaxseg.train.step import make_train_step
+from jaxseg.typing import Variables
 
 
 def train_step(
@@ -40,13 +41,11 @@ def frozen_statistics(recipe: ModelRecipe) -> tuple[str, ...]:
 
 
 def described(
-    recipe: Recipe, facts: Facts, network: Network, optimizer: optax.GradientTransformation
+    recipe: Recipe, facts: Facts, variables: Variables, optimizer: optax.GradientTransformation
 ) -> tuple[Any, dict[str, Any], Any]:
-    """Shapes and types of the state, of a batch as the host loads it and of the key."""
+    """Shapes and types of the state, of a batch as the host loads it and of the key, for those of the variables."""
     ema = recipe.train.ema_decay is not None
-    state = jax.eval_shape(
-        lambda variables: create_state(variables, optimizer, ema=ema), network.shapes()
-    )
+    state = jax.eval_shape(lambda drawn: create_state(drawn, optimizer, ema=ema), variables)
     size = recipe.augment.crop_size or facts.image_size
     shape = (recipe.train.batch_size, *size)
     batch = {

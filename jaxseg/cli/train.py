@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ import optax
 
 from jaxseg import pretrained
 from jaxseg import recipe as recipes
-from jaxseg.cli import arguments, assemble, feeding, forecast, join, sources
+from jaxseg.cli import arguments, assemble, feeding, forecast, join, programs, sources
 from jaxseg.cli import evaluate as evaluation
 from jaxseg.cli import report as reports
 from jaxseg.cli.assemble import Network
 from jaxseg.cli.folder import Facts, RunFolder
+from jaxseg.cli.programs import Programs
 from jaxseg.cli.progress import RunObserver, Unseen, console, summary
-from jaxseg.cli.step import described, train_step
 from jaxseg.compiler import in_background
 from jaxseg.data.check import check_sample
 from jaxseg.errors import InputError
@@ -33,6 +34,7 @@ from jaxseg.train.parallel_step import ParallelStep
 from jaxseg.train.processes import alone, exchange, is_first, on_all, on_first
 from jaxseg.train.state import TrainState, create_state
 from jaxseg.train.stop import StopRequest
+from jaxseg.typing import Variables
 
 _DESCRIPTION = f"""Train a model and write a run folder: checkpoints, metrics.jsonl, TensorBoard files, report.html.
 
@@ -148,26 +150,43 @@ def _assemble(recipe: Recipe, run: RunFolder, resume: bool, done: int | None) ->
             recipe.data, recipe.data.test_split
         )  # better missed now than at the end
     feeding.check(recipe)
-    check_sample(train_source)
-    check_sample(validation_source)
+    for source in (train_source, validation_source):
+        check_sample(source, 1)
     facts = run.facts if resume else assemble.resolve(recipe, train_source)
     if facts.train_images != len(train_source):
         raise InputError(
             f"{run.path} was started with {facts.train_images} training images, now there are {len(train_source)}: "
             "a resumed run needs the same"
         )
-    feeding.check_augmentation(recipe, facts)
     network = assemble.network(recipe.model, facts)
     parallel = assemble.parallel(recipe)
     steps = recipe.train.epochs * facts.steps_per_epoch
     learning_rate = assemble.learning_rate(recipe, steps)
     optimizer = assemble.optimizer(recipe, learning_rate)
-    step = parallel.compile(train_step(recipe, facts, network, optimizer))
-    shapes = described(recipe, facts, network, optimizer)
-    drawn = in_background(network.init, jax.random.key(recipe.train.seed))
     # On the device the step is part of a larger program; a run that has ended needs none.
-    if not recipe.data.on_device and (done or 0) < steps:
-        step.prepare(*shapes)
+    is_called = not recipe.data.on_device and (done or 0) < steps
+    kept = programs.find(recipe, facts, parallel) if is_called else None
+    begin = Programs(recipe, facts, network, optimizer, kept)
+
+    def compile_step() -> tuple[Future[Variables], ParallelStep]:
+        drawn = in_background(begin.init(), jax.random.key(recipe.train.seed))
+        fn, args = begin.step()
+        step = parallel.compile(fn)
+        if is_called:
+            step.prepare(*args)
+        return drawn, step
+
+    def check() -> None:
+        feeding.check_augmentation(recipe, facts)
+        check_sample(train_source)
+        check_sample(validation_source)
+
+    if begin.are_kept:
+        drawn, step = compile_step()
+        check()  # while programs are read
+    else:
+        check()  # before they are traced, which takes its time
+        drawn, step = compile_step()
     variables = drawn.result()
     if facts.pretrained is not None and done is None:
         variables = pretrained.load(network.model, variables, facts.pretrained)

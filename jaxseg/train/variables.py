@@ -32,9 +32,6 @@ def initialize(model: nn.Module, key: Key, *, channels: int = 3) -> Variables:
 def make_init(model: nn.Module, *, channels: int = 3) -> Callable[[Key], Variables]:
     """`initialize` as a compiled function of the key, whose shapes `jax.eval_shape` tells by the same trace.
 
-    XLA on a CPU spends a second or more on the random numbers of each kernel's shape, a minute on a large network, to
-    save milliseconds in a function that runs once; without any optimisation the numbers themselves take longer to draw.
-
     Args:
         model: A Linen module of images.
         channels: Channels of the images.
@@ -46,9 +43,17 @@ def make_init(model: nn.Module, *, channels: int = 3) -> Callable[[Key], Variabl
     >>> jax.eval_shape(init, jax.random.key(0))["params"]["bias"].shape
     (4,)
     """
+    return jit_init(lambda key: model.init(key, jnp.zeros((1, 64, 64, channels))))
+
+
+def jit_init(init: Callable[[Key], Variables]) -> Callable[[Key], Variables]:
+    """`jax.jit` for a function that draws variables, with little optimisation.
+
+    XLA on a CPU spends a second or more on the random numbers of each kernel's shape, a minute on a large network, to
+    save milliseconds in a function that runs once; without any optimisation the numbers themselves take longer to draw.
+
+    >>> jit_init(lambda key: {"params": jax.random.normal(key, (3,))})(jax.random.key(0))["params"].shape
+    (3,)
+    """
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-
-    def init(key: Key) -> Variables:
-        return model.init(key, jnp.zeros((1, 64, 64, channels)))
-
     return jax.jit(init, compiler_options=options)
