@@ -27,7 +27,7 @@ _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 def augmentation(
     recipe: AugmentRecipe, size: tuple[int, int], ignore_index: int
-) -> data.TrainAugment:
+) -> "data.TrainAugment":  # whose module imports albumentations
     """The training augmentation, with crops of the recipe's size or else of `size`."""
     return data.TrainAugment(
         recipe.crop_size or size,

@@ -25,23 +25,32 @@ from jaxseg.typing import Key, Variables
 _KEY = jax.eval_shape(lambda: jax.random.key(0))
 
 
-def find(recipe: Recipe, facts: Facts, parallel: Parallel) -> Exports | None:
+def find(recipe: Recipe, facts: Facts, parallel: Parallel, code: bytes) -> Exports | None:
     """Where the programs of a recipe are kept; None where they are not.
 
-    They are kept for one device, whose programs do not say how they are divided, and in the folder where JAX keeps compiled
-    ones.
+    They are kept in the folder where JAX keeps compiled ones, for one device, whose programs do not say how they are
+    divided.
+
+    Args:
+        recipe: The recipe.
+        facts: What its data set holds.
+        parallel: The devices.
+        code: The recipe's file, which has been run and may have changed anything.
     """
-    folder = jax.config.jax_compilation_cache_dir
+    folder = jax.config.values["jax_compilation_cache_dir"]
     divided = len(parallel.devices) > 1 or recipe.train.cut_state or parallel.strategy != "jit"
     if divided or not folder or "://" in folder:
         return None
-    known = dataclasses.asdict(facts) | {"environment": None}  # has the time and the machine
-    identity = json.dumps([recipes.to_dict(recipe), known])
+    known = dataclasses.asdict(facts) | {"environment": None}  # has the command and git's state
+    identity = json.dumps([recipes.to_dict(recipe), known, code.hex()])
     return exports.find(Path(folder) / "traced", identity)
 
 
 class Programs:
     """What a recipe's run begins with.
+
+    Attributes:
+        are_kept: Whether an earlier run has traced them.
 
     Args:
         recipe: The recipe.
@@ -64,11 +73,7 @@ class Programs:
         self._kept = kept
         self._init = kept and kept.read("init")
         self._step = kept and kept.read("step")
-
-    @property
-    def are_kept(self) -> bool:
-        """Whether nothing has to be traced."""
-        return None not in (self._init, self._step)
+        self.are_kept = None not in (self._init, self._step)
 
     def init(self) -> Callable[[Key], Variables]:
         """The function that draws variables; it compiles when it is called."""
@@ -76,7 +81,8 @@ class Programs:
             return self._network.init
         if self._init is None:
             self._init = self._kept.write("init", inspect.unwrap(self._network.init), _KEY)
-        return jit_init(self._init.call)
+        init: Callable[..., Any] = self._init.call
+        return jit_init(init)
 
     def step(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """The train step, not compiled yet, and the shapes and types of its arguments."""

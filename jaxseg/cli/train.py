@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ from jaxseg.train.parallel_step import ParallelStep
 from jaxseg.train.processes import alone, exchange, is_first, on_all, on_first
 from jaxseg.train.state import TrainState, create_state
 from jaxseg.train.stop import StopRequest
-from jaxseg.typing import Variables
 
 _DESCRIPTION = f"""Train a model and write a run folder: checkpoints, metrics.jsonl, TensorBoard files, report.html.
 
@@ -77,17 +75,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    recipe, name = on_all(lambda: _recipe(options, rest))
+    recipe, name, code = on_all(lambda: _recipe(options, rest))
     if options.dry_run:
         forecast.run(recipe, options.topology)
     else:
         folder = options.resume or options.run or on_first(lambda: _new_name(name))
-        _train(recipe, folder, bool(options.resume))
+        _train(recipe, folder, bool(options.resume), code)
     return 0
 
 
-def _recipe(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Recipe, str]:
-    """The recipe that a command line asks for, and a name for its run."""
+def _recipe(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Recipe, str, bytes]:
+    """The recipe that a command line asks for, a name for its run, and the file's code, which was run for it."""
     given, fields = arguments.recipe_and_fields(rest)
     stored = RunFolder(options.resume).recipe if options.resume else None
     start = given or stored or Recipe()
@@ -97,7 +95,9 @@ def _recipe(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Recipe, s
             f"{options.resume} was started with another recipe; a resumed run keeps its own:\n  "
             + "\n  ".join(changed)
         )
-    return recipe, "shapes" if given is None else Path(rest[0]).stem
+    if given is None:
+        return recipe, "shapes", b""
+    return recipe, Path(rest[0]).stem, Path(rest[0]).read_bytes()
 
 
 def _changed(stored: Recipe, recipe: Recipe) -> list[str]:
@@ -111,14 +111,14 @@ def _new_name(name: str) -> str:
     return f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _train(recipe: Recipe, folder: str, resume: bool) -> None:
+def _train(recipe: Recipe, folder: str, resume: bool, code: bytes) -> None:
     run = RunFolder(folder)
     with contextlib.ExitStack() as lock:
         if resume:
             on_first(lambda: _lock(run, lock))
         else:
             on_first(run.check_new)  # before anything that takes time
-        _train_in(run, lock, recipe, resume)
+        _train_in(run, lock, recipe, resume, code)
 
 
 def _lock(run: RunFolder, lock: contextlib.ExitStack) -> None:
@@ -140,7 +140,9 @@ class _Parts:
     learning_rate: optax.Schedule
 
 
-def _assemble(recipe: Recipe, run: RunFolder, resume: bool, done: int | None) -> _Parts:
+def _assemble(
+    recipe: Recipe, run: RunFolder, resume: bool, done: int | None, code: bytes
+) -> _Parts:
     named = dataclasses.replace(recipe.model, encoder=assemble.encoder_of(recipe.model))
     recipe = dataclasses.replace(recipe, model=named)  # the run folder says what it was
     train_source = sources.open_source(recipe.data, recipe.data.train_split)
@@ -150,8 +152,8 @@ def _assemble(recipe: Recipe, run: RunFolder, resume: bool, done: int | None) ->
             recipe.data, recipe.data.test_split
         )  # better missed now than at the end
     feeding.check(recipe)
-    for source in (train_source, validation_source):
-        check_sample(source, 1)
+    check_sample(train_source, 1)
+    check_sample(validation_source, 1)
     facts = run.facts if resume else assemble.resolve(recipe, train_source)
     if facts.train_images != len(train_source):
         raise InputError(
@@ -165,28 +167,19 @@ def _assemble(recipe: Recipe, run: RunFolder, resume: bool, done: int | None) ->
     optimizer = assemble.optimizer(recipe, learning_rate)
     # On the device the step is part of a larger program; a run that has ended needs none.
     is_called = not recipe.data.on_device and (done or 0) < steps
-    kept = programs.find(recipe, facts, parallel) if is_called else None
+    kept = programs.find(recipe, facts, parallel, code) if is_called else None
     begin = Programs(recipe, facts, network, optimizer, kept)
-
-    def compile_step() -> tuple[Future[Variables], ParallelStep]:
-        drawn = in_background(begin.init(), jax.random.key(recipe.train.seed))
-        fn, args = begin.step()
-        step = parallel.compile(fn)
-        if is_called:
-            step.prepare(*args)
-        return drawn, step
-
-    def check() -> None:
-        feeding.check_augmentation(recipe, facts)
-        check_sample(train_source)
-        check_sample(validation_source)
-
+    # What is compiled or loaded meanwhile leaves Python to the checks. They come before the step is traced, which takes
+    # Python's time and XLA's, but behind the loading of one that is kept.
+    drawn = in_background(begin.init(), jax.random.key(recipe.train.seed))
+    if not begin.are_kept:
+        _check_data(recipe, facts, train_source, validation_source)
+    fn, args = begin.step()
+    step = parallel.compile(fn)
+    if is_called:
+        step.prepare(*args)
     if begin.are_kept:
-        drawn, step = compile_step()
-        check()  # while programs are read
-    else:
-        check()  # before they are traced, which takes its time
-        drawn, step = compile_step()
+        _check_data(recipe, facts, train_source, validation_source)
     variables = drawn.result()
     if facts.pretrained is not None and done is None:
         variables = pretrained.load(network.model, variables, facts.pretrained)
@@ -203,6 +196,12 @@ def _assemble(recipe: Recipe, run: RunFolder, resume: bool, done: int | None) ->
         ),
         learning_rate=learning_rate,
     )
+
+
+def _check_data(recipe: Recipe, facts: Facts, *sources: Any) -> None:
+    feeding.check_augmentation(recipe, facts)
+    for source in sources:
+        check_sample(source)
 
 
 def _check_equal(recipe: Recipe, facts: Facts) -> None:
@@ -223,11 +222,13 @@ def _check_equal(recipe: Recipe, facts: Facts) -> None:
             )
 
 
-def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume: bool) -> None:
+def _train_in(
+    run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume: bool, code: bytes
+) -> None:
     shown = console(quiet=not is_first())
     stop = StopRequest()
     done = on_first(lambda: run.last.step) if resume else None
-    parts = on_all(lambda: _assemble(recipe, run, resume, done))
+    parts = on_all(lambda: _assemble(recipe, run, resume, done, code))
     recipe, facts, parallel, state = parts.recipe, parts.facts, parts.parallel, parts.state
     _check_equal(recipe, facts)
     schedule = Schedule(
@@ -295,7 +296,7 @@ def _train_in(run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume
                 steps=steps,
                 steps_per_epoch=schedule.steps_per_epoch,
                 batch_size=recipe.train.batch_size,
-                learning_rate=parts.learning_rate,
+                learning_rate=jax.jit(parts.learning_rate),
             )
             return log, files.enter_context(observer)
 
