@@ -1,6 +1,7 @@
 """Who may import whom, and through which door heavy libraries come in: docs/design.md, section 2, "Arrows"."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,12 @@ import jaxseg
 PACKAGE = Path(jaxseg.__file__).parent
 ANYTHING = None
 
-BASE = {"typing", "errors", "collective"}
+BASE = {"typing", "errors", "collective", "imports"}
 ARROWS = {
     "__init__": {"models", "recipe", "typing"},
     "typing": set(),
     "errors": set(),
+    "imports": set(),
     "collective": {"typing"},
     "compiler": set(),
     "distance": {"typing", "errors"},
@@ -184,6 +186,21 @@ print(sorted(tops() - before - sys.stdlib_module_names - {"jaxseg"}))
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[]"
+
+
+def test_the_command_line_leaves_torch_alone_where_it_is_installed(tmp_path):
+    """albumentations and tensorboardX would import it, a second that nothing comes of."""
+    (tmp_path / "torch.py").write_text("")
+    script = "import sys, jaxseg.cli.train, jaxseg.data.augment, jaxseg.train.log; print('torch' in sys.modules)"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "False"
 
 
 def test_rooms_are_attributes_and_others_are_not():

@@ -1,10 +1,11 @@
 """From the start of a process to the end of its first train step: cold, warm, PyTorch's, and what the import costs.
 
-Cold is with an empty folder of compiled programs, warm the same program again with what the first run left there, kept as
-`jaxseg` on the command line keeps it. PyTorch's is that of the twin in `models.py`, as it comes. Seconds depend on the
-machine and on who else uses it, so they are given in train steps of the twin too, the median of those that follow its first
-one. The import is `import jaxseg` with the rooms a training run needs, beyond `import jax, flax, optax`. Every run is a
-process of its own; they take turns.
+The command is `jaxseg train` on the embedded shapes, to the line of its log that the first step ends with: cold with an
+empty folder of compiled programs, warm with what that run left there. It reads its arguments, opens and checks the data
+set, loads, augments and logs, what PyTorch's side, the twin in `models.py` as it comes, has not to do: its one batch is
+zeros. Seconds depend on the machine and on who else uses it, so they are given in train steps of the twin too, the median
+of those that follow its first one. The import is `import jaxseg` with the rooms a training run needs, beyond
+`import jax, flax, optax`. Every run is a process of its own; they take turns.
 
     python experiments/benchmarks/startup.py
     python experiments/benchmarks/startup.py --network unet_resnet50 --rounds 5
@@ -27,36 +28,15 @@ from models import NETWORKS
 from page import append
 from turns import where
 
-from jaxseg.cli import compiled
-
 HEADING = "## Start-up"
-INTRODUCTION = """Rows of `python experiments/benchmarks/startup.py --append`: seconds from the start of a process to the end
+INTRODUCTION = """Rows of `python experiments/benchmarks/startup.py --append`: seconds from the start of `jaxseg train` to the end
 of its first train step, with no compiled programs and with those of the run before, beside the twin in PyTorch; the same
 in train steps of the twin; and seconds of `import jaxseg` beyond `import jax, flax, optax`. Medians of runs that take turns.
 
 | what | cold | warm | PyTorch's | its step | cold, warm in its steps | import | where and when |
 |---|---|---|---|---|---|---|---|"""
-OURS = """
-import sys, time
-import jax, numpy as np
-import jaxseg
-from jaxseg import compiler, train
-name, encoder, batch, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-model = jaxseg.create(name, encoder=encoder, num_classes=12)
-optimizer, parallel = train.adamw(1e-4), train.Parallel("jit", jax.devices()[:1])
-loss = jaxseg.losses.make_loss_fn({"cross_entropy": 1.0})
-step = parallel.compile(train.make_train_step(model, optimizer, loss))
-images = np.zeros((batch, size, size, 3), np.float32)
-data = {"image": images, "label": np.zeros(images.shape[:3], np.uint8)}
-key = jax.random.key(0)
-init, create = train.make_init(model), lambda variables: train.create_state(variables, optimizer)
-shapes = jax.eval_shape(create, jax.eval_shape(init, key))
-variables = compiler.in_background(init, key)
-step.prepare(shapes, data, key)
-state = parallel.replicate(create(variables.result()))
-jax.block_until_ready(step(state, parallel.shard(data), parallel.replicate(key)))
-print(time.time())
-"""
+PROGRAM = "from jaxseg.cli.main import program; program()"
+IMAGES = 64  # as many as are checked at most before a run begins
 TWIN = """
 import statistics, sys, time
 import models
@@ -92,8 +72,38 @@ class Arguments:
     """Whether to append the row to docs/benchmarks.md."""
 
 
-def run(script: str, arguments: list[str], environment: dict[str, str]) -> list[float]:
+def ours(arguments: Arguments, folder: Path) -> float:
+    """Seconds from the start of `jaxseg train` until the first step is in its log; `folder` has its programs."""
+    name, encoder, _ = NETWORKS[arguments.network]
+    size, batch = str(arguments.size), str(arguments.batch)
+    with tempfile.TemporaryDirectory() as runs:
+        log = Path(runs) / "run" / "metrics.jsonl"
+        options = ["--run", str(log.parent), "--model.name", name, "--model.encoder", encoder]
+        options += ["--data.size", size, size, "--data.train-length", str(IMAGES)]
+        options += ["--train.batch-size", batch, "--train.log-every", "1", "--loss.dice", "0"]
+        kept = ("GLIBC_TUNABLES", "JAX_COMPILATION_CACHE_DIR")  # what the program chooses itself
+        environment = {name: value for name, value in os.environ.items() if name not in kept}
+        environment["XDG_CACHE_HOME"] = str(folder)
+        began = time.time()
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, "train", *options],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            while not (log.exists() and b"\n" in log.read_bytes()):
+                if process.poll() is not None:
+                    raise SystemExit("jaxseg train ended before its first step")
+                time.sleep(0.005)
+            return time.time() - began
+        finally:
+            process.kill()
+            process.wait()
+
+
+def run(script: str, arguments: list[str]) -> list[float]:
     """Seconds from the start of a process to the time that it prints first, and what it prints then."""
+    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as `jaxseg` has it
     began = time.time()
     command = [sys.executable, "-c", script, *arguments]
     process = subprocess.run(
@@ -105,17 +115,14 @@ def run(script: str, arguments: list[str], environment: dict[str, str]) -> list[
 
 def measure(arguments: Arguments) -> dict[str, float]:
     """Medians of what is measured, by name."""
-    name, encoder, _ = NETWORKS[arguments.network]
-    numbers = [str(arguments.batch), str(arguments.size)]
-    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as `jaxseg` has it
+    twin = [arguments.network, str(arguments.batch), str(arguments.size)]
     seen: dict[str, list[float]] = {}
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as folder:
-            kept = environment | compiled.settings({"XDG_CACHE_HOME": folder})
-            now = {kind: run(OURS, [name, encoder, *numbers], kept)[0] for kind in ("cold", "warm")}
-        now["twin"], now["step"] = run(TWIN, [arguments.network, *numbers], environment)
-        beside = run(f"{BESIDE}\n{TIME}", [], environment)[0]
-        now["import"] = run(f"{IMPORTS}\n{TIME}", [], environment)[0] - beside
+            now = {kind: ours(arguments, Path(folder)) for kind in ("cold", "warm")}
+        now["twin"], now["step"] = run(TWIN, twin)
+        beside = run(f"{BESIDE}\n{TIME}", [])[0]
+        now["import"] = run(f"{IMPORTS}\n{TIME}", [])[0] - beside
         now |= {f"{kind} in steps": now[kind] / now["step"] for kind in ("cold", "warm")}
         for key, value in now.items():
             seen.setdefault(key, []).append(value)

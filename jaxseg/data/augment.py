@@ -6,14 +6,16 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it contacts a server at import otherwise
-
-import albumentations as alb
 import cv2
 import numpy as np
 
 from jaxseg.data.labels import fit
 from jaxseg.errors import InputError
+from jaxseg.imports import without
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it contacts a server at import otherwise
+with without("torch"):  # imports it where it is installed, for 1 s
+    import albumentations as alb
 
 
 class TrainAugment:

@@ -62,9 +62,11 @@ def check(source: Any, *, on_image: Callable[[int], None] | None = None) -> Repo
     return _scan(source, range(len(source)), on_image)
 
 
-def check_sample(source: Any, count: int = 64) -> Report:
+def check_sample(source: Any, count: int = 16) -> Report:
     """Reads a few records, spread over the data set, and raises where training on them would be in
     vain.
+
+    A folder or a label map that was mistaken for another shows in most records; `check` reads all.
 
     Args:
         source: The records.
