@@ -1,16 +1,17 @@
 """From the start of a process to the end of its first train step: cold, warm, PyTorch's, and what the import costs.
 
-The command is `jaxseg train` on the embedded shapes, to the line of its log that the first step ends with: cold with an
-empty folder of compiled programs, warm with what that run left there. It reads its arguments, opens and checks the data
-set, loads, augments and logs, what PyTorch's side, the twin in `models.py` as it comes, has not to do: its one batch is
-zeros. Seconds depend on the machine and on who else uses it, so they are given in train steps of the twin too, the median
-of those that follow its first one. The import is `import jaxseg` with the rooms a training run needs, beyond
-`import jax, flax, optax`. Every run is a process of its own; they take turns.
+There are three sides. `jaxseg train` is the command, on the embedded shapes, to the line of its log that the first step
+ends with: it reads its arguments, opens and checks the data set, loads, augments and logs. `library` is a script that makes
+model, optimizer, state and step, and calls it on zeros; `torch` does that with the twin in `models.py`, as it comes. Cold is
+with an empty folder of compiled programs, warm with what the run before left there. Seconds depend on the machine and on
+who else uses it, so they are given in train steps of the twin too, the median of those that follow its first one. The
+import is `import jaxseg` with the rooms a training run needs, beyond `import jax, flax, optax`. Every run is a process of
+its own; they take turns.
 
     python experiments/benchmarks/startup.py
     python experiments/benchmarks/startup.py --network unet_resnet50 --rounds 5
 
-Needs torch and segmentation_models.pytorch. Prints a row and appends it to docs/benchmarks.md with `--append`.
+Needs torch and segmentation_models.pytorch. Prints rows and appends them to docs/benchmarks.md with `--append`.
 """
 
 import os
@@ -28,13 +29,37 @@ from models import NETWORKS
 from page import append
 from turns import where
 
-HEADING = "## Start-up"
-INTRODUCTION = """Rows of `python experiments/benchmarks/startup.py --append`: seconds from the start of `jaxseg train` to the end
-of its first train step, with no compiled programs and with those of the run before, beside the twin in PyTorch; the same
-in train steps of the twin; and seconds of `import jaxseg` beyond `import jax, flax, optax`. Medians of runs that take turns.
+from jaxseg.cli import compiled
 
-| what | cold | warm | PyTorch's | its step | cold, warm in its steps | import | where and when |
-|---|---|---|---|---|---|---|---|"""
+HEADING = "## Start-up"
+INTRODUCTION = """Rows of `python experiments/benchmarks/startup.py --append`: seconds from the start of a process to the end
+of its first train step, with no compiled programs and with those of the run before; the same in train steps of the twin in
+PyTorch. Medians of runs that take turns. `jaxseg train` opens and checks its data, loads, augments and logs besides;
+`library` and `torch` make a model, a state and a step and call it on zeros.
+
+| what | side | cold | warm | in the twin's steps | where and when |
+|---|---|---|---|---|---|"""
+OURS = """
+import sys, time
+import jax, numpy as np
+import jaxseg
+from jaxseg import compiler, train
+name, encoder, batch, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+model = jaxseg.create(name, encoder=encoder, num_classes=12)
+optimizer, parallel = train.adamw(1e-4), train.Parallel("jit", jax.devices()[:1])
+loss = jaxseg.losses.make_loss_fn({"cross_entropy": 1.0})
+step = parallel.compile(train.make_train_step(model, optimizer, loss))
+images = np.zeros((batch, size, size, 3), np.float32)
+data = {"image": images, "label": np.zeros(images.shape[:3], np.uint8)}
+key = jax.random.key(0)
+init, create = train.make_init(model), lambda variables: train.create_state(variables, optimizer)
+shapes = jax.eval_shape(create, jax.eval_shape(init, key))
+variables = compiler.in_background(init, key)
+step.prepare(shapes, data, key)
+state = parallel.replicate(create(variables.result()))
+jax.block_until_ready(step(state, parallel.shard(data), parallel.replicate(key)))
+print(time.time())
+"""
 PROGRAM = "from jaxseg.cli.main import program; program()"
 IMAGES = 64  # as many as are checked at most before a run begins
 TWIN = """
@@ -101,9 +126,9 @@ def ours(arguments: Arguments, folder: Path) -> float:
             process.wait()
 
 
-def run(script: str, arguments: list[str]) -> list[float]:
+def run(script: str, arguments: list[str], **settings: str) -> list[float]:
     """Seconds from the start of a process to the time that it prints first, and what it prints then."""
-    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as `jaxseg` has it
+    environment = os.environ | settings | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # `jaxseg`'s
     began = time.time()
     command = [sys.executable, "-c", script, *arguments]
     process = subprocess.run(
@@ -115,15 +140,23 @@ def run(script: str, arguments: list[str]) -> list[float]:
 
 def measure(arguments: Arguments) -> dict[str, float]:
     """Medians of what is measured, by name."""
-    twin = [arguments.network, str(arguments.batch), str(arguments.size)]
+    name, encoder, _ = NETWORKS[arguments.network]
+    numbers = [str(arguments.batch), str(arguments.size)]
     seen: dict[str, list[float]] = {}
     for _ in range(arguments.rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            now = {kind: ours(arguments, Path(folder)) for kind in ("cold", "warm")}
-        now["twin"], now["step"] = run(TWIN, twin)
+        now: dict[str, float] = {}
+        for side in ("command", "library"):
+            with tempfile.TemporaryDirectory() as folder:
+                kept = compiled.settings({"XDG_CACHE_HOME": folder})
+                for kind in ("cold", "warm"):
+                    if side == "command":
+                        now[f"{side} {kind}"] = ours(arguments, Path(folder))
+                    else:
+                        now[f"{side} {kind}"] = run(OURS, [name, encoder, *numbers], **kept)[0]
+        now["torch"], now["step"] = run(TWIN, [arguments.network, *numbers])
         beside = run(f"{BESIDE}\n{TIME}", [])[0]
         now["import"] = run(f"{IMPORTS}\n{TIME}", [])[0] - beside
-        now |= {f"{kind} in steps": now[kind] / now["step"] for kind in ("cold", "warm")}
+        now |= {f"{name} in steps": now[name] / now["step"] for name in now if name != "import"}
         for key, value in now.items():
             seen.setdefault(key, []).append(value)
     return {key: statistics.median(values) for key, values in seen.items()}
@@ -132,14 +165,20 @@ def measure(arguments: Arguments) -> dict[str, float]:
 def main(arguments: Arguments) -> None:
     """Measures, prints and, if asked to, appends."""
     seen = measure(arguments)
-    row = (
-        f"| {arguments.network}, {arguments.batch} x {arguments.size} x {arguments.size} | {seen['cold']:.1f} s | "
-        f"{seen['warm']:.1f} s | {seen['twin']:.1f} s | {seen['step']:.2f} s | {seen['cold in steps']:.1f}, "
-        f"{seen['warm in steps']:.1f} | {seen['import']:.1f} s | {where()} |"
+    what = f"{arguments.network}, {arguments.batch} x {arguments.size} x {arguments.size}"
+    rows = [
+        f"| {what} | {label} | {seen[f'{side} cold']:.1f} s | {seen[f'{side} warm']:.1f} s | "
+        f"{seen[f'{side} cold in steps']:.1f}, {seen[f'{side} warm in steps']:.1f} | {where()} |"
+        for side, label in (("command", "`jaxseg train`"), ("library", "library"))
+    ]
+    rows.append(
+        f"| {what}, {seen['step']:.2f} s a step | torch | | {seen['torch']:.1f} s | "
+        f"{seen['torch in steps']:.1f} | {where()} |"
     )
-    print(row)
+    print("\n".join(rows))
+    print(f"import jaxseg: {seen['import']:.2f} s beyond jax, flax and optax")
     if arguments.append:
-        append(HEADING, INTRODUCTION, [row])
+        append(HEADING, INTRODUCTION, rows)
 
 
 if __name__ == "__main__":

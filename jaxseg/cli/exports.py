@@ -44,7 +44,7 @@ class Exports:
             return None
         return export.deserialize(bytearray(content)) if checksum == _checksum(content) else None
 
-    def write(self, name: str, fn: Callable[..., Any], *args: Any) -> export.Exported:
+    def write(self, name: str, fn: Callable[..., Any], *args: Any) -> export.Exported | None:
         """Traces a function, and keeps the program if the disk lets it.
 
         Args:
@@ -53,11 +53,16 @@ class Exports:
             *args: Arrays or their `jax.ShapeDtypeStruct`.
 
         Returns:
-            What `read` gives from now on.
+            What `read` gives from now on; None for a function that JAX cannot export, such as one that calls Python.
         """
+        compiled = jax.jit(fn)
         with uncollected():
-            program = export.export(jax.jit(fn))(*args)
-        content = bytes(program.serialize())
+            compiled.trace(*args)  # here the function's own errors are raised
+            try:
+                program = export.export(compiled)(*args)
+                content = bytes(program.serialize())
+            except (NotImplementedError, ValueError):
+                return None
         with contextlib.suppress(OSError):
             self._keep(self._path(name), _checksum(content) + b"\n" + content)
         return program
@@ -109,14 +114,18 @@ def _installed_code() -> list[tuple[str, int, int]] | None:
         str(Path(__file__).parents[1]),
     ]
     installed = tuple(f"{place}{os.sep}" for place in places)
-    paths = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    paths = {getattr(module, "__file__", None) for module in _modules()}
     code = []
     for path in sorted(path for path in paths if path is not None):
-        if not path.startswith(installed):
+        if not path.startswith(installed) or not os.path.exists(path):  # it may be in an archive
             return None
         stat = os.stat(path)
         code.append((path, stat.st_size, stat.st_mtime_ns))
     return code
+
+
+def _modules() -> list[Any]:
+    return list(sys.modules.values())
 
 
 def _checksum(content: bytes) -> bytes:

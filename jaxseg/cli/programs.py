@@ -77,10 +77,10 @@ class Programs:
 
     def init(self) -> Callable[[Key], Variables]:
         """The function that draws variables; it compiles when it is called."""
-        if self._kept is None:
-            return self._network.init
-        if self._init is None:
+        if self._init is None and self._kept is not None:
             self._init = self._kept.write("init", inspect.unwrap(self._network.init), _KEY)
+        if self._init is None:
+            return self._network.init
         init: Callable[..., Any] = self._init.call
         return jit_init(init)
 
@@ -89,12 +89,10 @@ class Programs:
         step = train_step(self._recipe, self._facts, self._network, self._optimizer)
         shapes = jax.eval_shape(self.init(), _KEY)
         args = state, batch, key = described(self._recipe, self._facts, shapes, self._optimizer)
-        if self._kept is None:
-            return step, args
-        if self._step is None:
+        if self._step is None and self._kept is not None:
             flat = _with_flat_state(step, state)
             self._step = self._kept.write("step", flat, _by_path(state), batch, key)
-        return _with_state(self._step.call), args
+        return (step if self._step is None else _with_state(self._step.call)), args
 
 
 def _with_flat_state(step: Callable[..., Any], like: Any) -> Callable[..., Any]:

@@ -98,7 +98,8 @@ class _Rows(grain.MapDataset):
         self._records, self._part, self._batch_size = records, part, batch_size
 
     def __len__(self) -> int:
-        return len(self._records) // self._batch_size * self._part
+        # Grain divides as floats do: ceil((2**63 - 1) / 1) would be more than a length may be.
+        return min(len(self._records), 2**53) // self._batch_size * self._part
 
     def __getitem__(self, index: Any) -> Any:
         batch, row = divmod(index, self._part)

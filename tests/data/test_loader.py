@@ -88,6 +88,17 @@ def test_batches_go_over_the_end_of_an_epoch():
     assert all(sorted(order[i : i + 3]) == [0, 1, 2] for i in range(0, 24, 3))
 
 
+@pytest.mark.parametrize("shard", [(0, 1), (1, 2)])
+def test_a_process_may_have_one_image_of_a_batch(shard):
+    """Without a last batch there are more of them than a length may say."""
+    count = shard[1]
+    batches = take(
+        train_batches(numbers(6), None, batch_size=count, seed=0, shard=shard), 6 // count
+    )
+    assert {np.shape(batch["image"]) for batch in batches} == {(1, 4, 4, 3)}
+    assert len({tuple(row) for row in ids(batches)}) == 6 // count
+
+
 def test_going_on_is_the_same_as_not_having_stopped():
     def batches(start):
         return train_batches(numbers(7), jitter, batch_size=4, seed=3, start_step=start)
