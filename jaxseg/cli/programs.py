@@ -22,8 +22,6 @@ from jaxseg.train.parallel import Parallel
 from jaxseg.train.variables import jit_init
 from jaxseg.typing import Key, Variables
 
-_KEY = jax.eval_shape(lambda: jax.random.key(0))
-
 
 def find(recipe: Recipe, facts: Facts, parallel: Parallel, code: bytes) -> Exports | None:
     """Where the programs of a recipe are kept; None where they are not.
@@ -71,6 +69,7 @@ class Programs:
         self._recipe, self._facts = recipe, facts
         self._network, self._optimizer = network, optimizer
         self._kept = kept
+        self._key = jax.eval_shape(lambda: jax.random.key(0))
         self._init = kept and kept.read("init")
         self._step = kept and kept.read("step")
         self.are_kept = None not in (self._init, self._step)
@@ -78,7 +77,7 @@ class Programs:
     def init(self) -> Callable[[Key], Variables]:
         """The function that draws variables; it compiles when it is called."""
         if self._init is None and self._kept is not None:
-            self._init = self._kept.write("init", inspect.unwrap(self._network.init), _KEY)
+            self._init = self._kept.write("init", inspect.unwrap(self._network.init), self._key)
         if self._init is None:
             return self._network.init
         init: Callable[..., Any] = self._init.call
@@ -87,7 +86,7 @@ class Programs:
     def step(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """The train step, not compiled yet, and the shapes and types of its arguments."""
         step = train_step(self._recipe, self._facts, self._network, self._optimizer)
-        shapes = jax.eval_shape(self.init(), _KEY)
+        shapes = jax.eval_shape(self.init(), self._key)
         args = state, batch, key = described(self._recipe, self._facts, shapes, self._optimizer)
         if self._step is None and self._kept is not None:
             flat = _with_flat_state(step, state)
