@@ -10,11 +10,11 @@ from typing import Any
 def without(module: str) -> Iterator[None]:
     """Has the import of a module fail, unless it was imported before: for libraries that do without it as well.
 
-    >>> with without("wave"):
-    ...     import wave
+    >>> with without("poplib"):
+    ...     import poplib
     Traceback (most recent call last):
-    ModuleNotFoundError: import of wave halted; None in sys.modules
-    >>> import wave
+    ModuleNotFoundError: import of poplib halted; None in sys.modules
+    >>> import poplib
     """
     missing: Any = None
     before = sys.modules.setdefault(module, missing)
