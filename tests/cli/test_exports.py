@@ -166,7 +166,7 @@ def run_parts():
 
 
 def test_a_run_with_programs_that_are_read_is_the_run_that_traced_them(tmp_path):
-    """Variables and three steps, one of them skipped, to the last bit; and that of a run that keeps nothing, closely."""
+    """Variables and three steps, to the last bit; and the run that keeps nothing."""
     recipe, network, optimizer = run_parts()
     parallel = Parallel("jit", jax.devices()[:1])
     rng = np.random.default_rng(0)
@@ -193,8 +193,8 @@ def test_a_run_with_programs_that_are_read_is_the_run_that_traced_them(tmp_path)
             state, log = step(state, parallel.shard(data), key)
             logs.append(log)
         seen.append((state, logs))
-    chex.assert_trees_all_equal(seen[1], seen[0])
-    chex.assert_trees_all_close(seen[2], seen[0], rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_equal(seen[0], seen[1])
+    chex.assert_trees_all_equal(seen[0], seen[2])
     assert float(seen[0][1][0]["loss"]) != float(seen[0][1][2]["loss"])
 
 
