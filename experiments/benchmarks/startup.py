@@ -39,7 +39,7 @@ PyTorch. Medians of runs that take turns. `jaxseg train` opens and checks its da
 
 | what | side | cold | warm | in the twin's steps | where and when |
 |---|---|---|---|---|---|"""
-OURS = """
+LIBRARY = """
 import sys, time
 import jax, numpy as np
 import jaxseg
@@ -61,7 +61,7 @@ jax.block_until_ready(step(state, parallel.shard(data), parallel.replicate(key))
 print(time.time())
 """
 PROGRAM = "from jaxseg.cli.main import program; program()"
-IMAGES = 64  # as many as are checked at most before a run begins
+IMAGES = 64  # of which 16 are checked before a run begins, as of larger sets
 TWIN = """
 import statistics, sys, time
 import models
@@ -97,7 +97,7 @@ class Arguments:
     """Whether to append the row to docs/benchmarks.md."""
 
 
-def ours(arguments: Arguments, folder: Path) -> float:
+def command(arguments: Arguments, folder: Path) -> float:
     """Seconds from the start of `jaxseg train` until the first step is in its log; `folder` has its programs."""
     name, encoder, _ = NETWORKS[arguments.network]
     size, batch = str(arguments.size), str(arguments.batch)
@@ -107,7 +107,7 @@ def ours(arguments: Arguments, folder: Path) -> float:
         options += ["--data.size", size, size, "--data.train-length", str(IMAGES)]
         options += ["--train.batch-size", batch, "--train.log-every", "1", "--loss.dice", "0"]
         kept = ("GLIBC_TUNABLES", "JAX_COMPILATION_CACHE_DIR")  # what the program chooses itself
-        environment = {name: value for name, value in os.environ.items() if name not in kept}
+        environment = {key: value for key, value in os.environ.items() if key not in kept}
         environment["XDG_CACHE_HOME"] = str(folder)
         began = time.time()
         process = subprocess.Popen(
@@ -130,9 +130,12 @@ def run(script: str, arguments: list[str], **settings: str) -> list[float]:
     """Seconds from the start of a process to the time that it prints first, and what it prints then."""
     environment = os.environ | settings | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # `jaxseg`'s
     began = time.time()
-    command = [sys.executable, "-c", script, *arguments]
     process = subprocess.run(
-        command, cwd=Path(__file__).parent, env=environment, check=True, stdout=subprocess.PIPE
+        [sys.executable, "-c", script, *arguments],
+        cwd=Path(__file__).parent,
+        env=environment,
+        check=True,
+        stdout=subprocess.PIPE,
     )
     ended, *others = map(float, process.stdout.split())
     return [ended - began, *others]
@@ -150,13 +153,13 @@ def measure(arguments: Arguments) -> dict[str, float]:
                 kept = compiled.settings({"XDG_CACHE_HOME": folder})
                 for kind in ("cold", "warm"):
                     if side == "command":
-                        now[f"{side} {kind}"] = ours(arguments, Path(folder))
+                        now[f"{side} {kind}"] = command(arguments, Path(folder))
                     else:
-                        now[f"{side} {kind}"] = run(OURS, [name, encoder, *numbers], **kept)[0]
+                        now[f"{side} {kind}"] = run(LIBRARY, [name, encoder, *numbers], **kept)[0]
         now["torch"], now["step"] = run(TWIN, [arguments.network, *numbers])
         beside = run(f"{BESIDE}\n{TIME}", [])[0]
         now["import"] = run(f"{IMPORTS}\n{TIME}", [])[0] - beside
-        now |= {f"{name} in steps": now[name] / now["step"] for name in now if name != "import"}
+        now |= {f"{key} in steps": now[key] / now["step"] for key in now if key != "import"}
         for key, value in now.items():
             seen.setdefault(key, []).append(value)
     return {key: statistics.median(values) for key, values in seen.items()}

@@ -44,6 +44,10 @@ class Facts:
     pretrained: str | None
     environment: dict[str, Any]
 
+    def without_environment(self) -> dict[str, Any]:
+        """What they say of model and data, and not of where and when the run was started."""
+        return asdict(self) | {"environment": None}
+
 
 class RunFolder:
     """The files of one run, which `create` makes."""

@@ -1,6 +1,5 @@
 """The two programs that a run begins with, one that draws its variables and its train step: kept, or traced."""
 
-import dataclasses
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -39,8 +38,7 @@ def find(recipe: Recipe, facts: Facts, parallel: Parallel, code: bytes) -> Expor
     divided = len(parallel.devices) > 1 or recipe.train.cut_state or parallel.strategy != "jit"
     if divided or not folder or "://" in folder:
         return None
-    known = dataclasses.asdict(facts) | {"environment": None}  # has the command and git's state
-    identity = json.dumps([recipes.to_dict(recipe), known, code.hex()])
+    identity = json.dumps([recipes.to_dict(recipe), facts.without_environment(), code.hex()])
     return exports.find(Path(folder) / "traced", identity)
 
 

@@ -206,7 +206,7 @@ def _check_data(recipe: Recipe, facts: Facts, *sources: Any) -> None:
 
 def _check_equal(recipe: Recipe, facts: Facts) -> None:
     """All processes must train the same model on the same data."""
-    seen = dataclasses.asdict(facts) | {"environment": None}
+    seen = facts.without_environment()
     (first, seen_by_first), *others = exchange([recipes.to_dict(recipe), seen])
     for index, (other, seen_by_other) in enumerate(others, start=1):
         changed = _changed(recipes.from_dict(first), recipes.from_dict(other))

@@ -56,3 +56,45 @@ def test_the_check_is_compiled_once():
     step = jax.jit(train.skip_nonfinite(step), donate_argnums=0)
     program = step.lower(state, jnp.float32(1), jax.random.key(0)).compile().as_text()
     assert program.count("is-finite(") == count + 1  # loss and norm, which are scalars, in one
+
+
+def test_the_choice_branches_on_cpus_alone():
+    state = train.create_state(
+        {"params": {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}}, optax.sgd(0.1)
+    )
+
+    def step(state, batch, key):
+        params = jax.tree.map(lambda x: x * batch, state.params)
+        return state.replace(params=params), {"loss": batch, "gradient_norm": batch}
+
+    traced = jax.jit(train.skip_nonfinite(step)).trace(state, jnp.float32(1), jax.random.key(0))
+    for platform, selects in (("cpu", False), ("tpu", True), ("cuda", True)):
+        lines = traced.lower(lowering_platforms=(platform,)).as_text().splitlines()
+        chosen = [line for line in lines if "stablehlo.select" in line and "2x3xf32" in line]
+        assert bool(chosen) == selects, platform
+
+
+@pytest.mark.parametrize("name", ["vector", "kernel", "statistics"])
+def test_any_array_that_is_not_finite_keeps_the_state(name):
+    """Loss and gradient are finite; vectors and kernels of any type are looked at."""
+    params = {"kernel": jnp.ones((2, 3)), "vector": jnp.ones(3), "half": jnp.ones(3, jnp.bfloat16)}
+    variables = {"params": params, "batch_stats": {"statistics": jnp.ones(3)}}
+    state = train.create_state(variables, optax.sgd(0.1))
+
+    def step(state, broken, key):
+        def change(path, x):
+            return jnp.where(broken & (path[-1].key == name), jnp.nan, x * 2).astype(x.dtype)
+
+        params, statistics = jax.tree.map_with_path(change, (state.params, state.batch_stats))
+        logs = {"loss": jnp.float32(1), "gradient_norm": jnp.float32(1)}
+        return state.replace(params=params, batch_stats=statistics), logs
+
+    step, key = jax.jit(train.skip_nonfinite(step)), jax.random.key(0)
+    good, _ = step(state, False, key)
+    kept, logs = step(good, True, key)
+    assert int(logs["skipped"]) == 1
+    for tree in ("params", "batch_stats"):
+        chex.assert_trees_all_equal(getattr(kept, tree), getattr(good, tree))
+        chex.assert_trees_all_equal(
+            getattr(good, tree), jax.tree.map(lambda x: x * 2, getattr(state, tree))
+        )
