@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.nn.platform import by_platform
+from jaxseg.train.norm import square_sum
 from jaxseg.train.state import TrainState
 from jaxseg.typing import Array, Batch, Key
 
@@ -17,7 +18,8 @@ Step = Callable[[TrainState, Batch, Key], tuple[TrainState, dict[str, Array]]]
 def skip_nonfinite(step: Step) -> Step:
     """A step that keeps the state where loss, gradient, parameters or statistics would not be finite.
 
-    All of them are the same on every device, and so is the choice.
+    Nor may the sum of squares of the gradient, or of parameters and statistics together, leave the finite numbers. All of
+    them are the same on every device, and so is the choice.
     The step's number moves on, and with it order, augmentation and dropout; the optimizer's own count, which its
     schedule reads, does not.
 
@@ -43,7 +45,9 @@ def skip_nonfinite(step: Step) -> Step:
     @functools.wraps(step)
     def guarded(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, dict[str, Array]]:
         new, logs = step(state, batch, key)
-        finite = _are_finite((logs["loss"], logs["gradient_norm"], new.params, new.batch_stats))
+        size = square_sum((new.params, new.batch_stats))
+        numbers = (logs["loss"], logs["gradient_norm"], size)
+        finite = jnp.stack([jnp.isfinite(number) for number in numbers]).all()
         in_row = jnp.where(finite, 0, state.skipped[1] + 1)
         skipped = jnp.stack([state.skipped[0] + jnp.sign(in_row), in_row])
         # Asked of a result: what is none, XLA on a CPU finds out anew within the update of each parameter, and takes
@@ -53,16 +57,6 @@ def skip_nonfinite(step: Step) -> Step:
         return kept.replace(step=new.step, skipped=skipped), logs
 
     return guarded
-
-
-def _are_finite(tree: Any) -> Array:
-    """Whether all numbers are; those of vectors at once, of which a network has four for each normalization."""
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-    vectors = [leaf.ravel() for leaf in leaves if leaf.ndim < 2]
-    types = dict.fromkeys(leaf.dtype for leaf in vectors)
-    joined = [jnp.concatenate([leaf for leaf in vectors if leaf.dtype == dtype]) for dtype in types]
-    kernels = [leaf for leaf in leaves if leaf.ndim >= 2]
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in (*joined, *kernels)]).all()
 
 
 def _select(chosen: Array, new: Any, old: Any) -> Any:

@@ -12,6 +12,7 @@ from jaxseg import collective
 from jaxseg.errors import InputError
 from jaxseg.metrics import ConfusionMatrix, labels_from_logits
 from jaxseg.train.accumulate import accumulated
+from jaxseg.train.norm import global_norm
 from jaxseg.train.optimizers import Freezing
 from jaxseg.train.state import TrainState
 from jaxseg.train.statistics import batch_norm
@@ -136,7 +137,7 @@ def make_train_step(
         with jax.numpy_dtype_promotion("standard"):  # optax mixes types
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-            norm = optax.tree.norm(gradient)
+            norm = global_norm(gradient)
             ema = None
             if ema_decay is not None:
                 ema = optax.incremental_update(params, state.ema, 1 - ema_decay)
