@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxseg.errors import InputError
 from jaxseg.nn import ConvNorm, max_pool
+from jaxseg.nn.residual import add_relu
 from jaxseg.typing import Array
 
 _STAGE_FEATURES = (64, 128, 256, 512)
@@ -128,7 +129,7 @@ class BasicBlock(nn.Module):
             x, train=train
         )
         y = ConvNorm(f, dilation=self.dilation, relu=False, name="conv2", **types)(y, train=train)
-        return nn.relu(y + _shortcut(x, f, self.stride, train, types))
+        return add_relu(y, _shortcut(x, f, self.stride, train, types))
 
 
 class Bottleneck(nn.Module):
@@ -151,7 +152,7 @@ class Bottleneck(nn.Module):
             y, train=train
         )
         y = ConvNorm(4 * f, kernel_size=1, relu=False, name="conv3", **types)(y, train=train)
-        return nn.relu(y + _shortcut(x, 4 * f, self.stride, train, types))
+        return add_relu(y, _shortcut(x, 4 * f, self.stride, train, types))
 
 
 def _shortcut(x: Array, features: int, stride: int, train: bool, types: dict[str, Any]) -> Array:
