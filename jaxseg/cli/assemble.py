@@ -16,6 +16,7 @@ from jaxseg.errors import InputError, unknown
 from jaxseg.recipe import AugmentRecipe, ModelRecipe, OptimizerRecipe, Recipe
 from jaxseg.train import optimizers
 from jaxseg.train.layout import fully_sharded, whole
+from jaxseg.train.norm import clip_by_global_norm
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.rates import scale_rates
 from jaxseg.train.variables import make_init
@@ -182,7 +183,7 @@ def _chain(recipe: OptimizerRecipe, schedule: optax.Schedule) -> optax.GradientT
             f"{what} gave an object of type {type(chain).__name__}, not an optax transformation"
         )
     if own and recipe.clip_norm is not None:
-        chain = optax.chain(optax.clip_by_global_norm(recipe.clip_norm), chain)
+        chain = optax.chain(clip_by_global_norm(recipe.clip_norm), chain)
     return chain
 
 

@@ -7,6 +7,7 @@ import jax
 import optax
 
 from jaxseg.errors import InputError
+from jaxseg.train.norm import clip_by_global_norm
 from jaxseg.train.paths import check_prefixes, path_name, under_any
 
 
@@ -215,4 +216,4 @@ def _clipped(
         return optimizer
     if clip_norm <= 0:
         raise InputError(f"clip_norm is {clip_norm}: it must be positive, or None to clip nothing")
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+    return optax.chain(clip_by_global_norm(clip_norm), optimizer)

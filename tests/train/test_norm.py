@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxseg.train.norm import global_norm, square_sum
+from jaxseg.train.norm import clip_by_global_norm, global_norm, square_sum
 
 SHAPES = [(), (5,), (0,), (7, 1), (3, 3, 5, 11), (13, 17), (0, 4), (2, 3, 4)]  # 221 = 13 * 17
 
@@ -65,3 +66,40 @@ def test_a_sum_of_many_loses_little():
     np.testing.assert_allclose(
         jax.jit(square_sum)([x]), np.float64(np.float32(1.1)) ** 2 * 1e6, rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("most", [0.5, 100.0])
+def test_a_gradient_is_clipped_as_optax_does(tree, most):
+    gradient = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in tree.items()}
+    assert 0.5 < float(global_norm(gradient)) < 100
+    ours, theirs = clip_by_global_norm(most), optax.clip_by_global_norm(most)
+    assert jax.tree.structure(ours.init(gradient)) == jax.tree.structure(theirs.init(gradient))
+    clipped = [jax.jit(one.update)(gradient, one.init(gradient))[0] for one in (ours, theirs)]
+    for name, leaf in gradient.items():
+        np.testing.assert_allclose(clipped[0][name], clipped[1][name], rtol=1e-6)
+        assert most < 1 or np.array_equal(clipped[0][name], leaf)
+
+
+def test_types_are_kept_and_nothing_is_hidden():
+    clip = clip_by_global_norm(1.0)
+    gradient = {"half": jnp.ones((4, 4), jnp.bfloat16), "single": jnp.ones(3)}
+    clipped, _ = clip.update(gradient, clip.init(gradient))
+    assert {name: leaf.dtype.name for name, leaf in clipped.items()} == {
+        "half": "bfloat16",
+        "single": "float32",
+    }
+    gradient["single"] = jnp.array([1.0, jnp.nan, 1.0])
+    clipped, _ = clip.update(gradient, clip.init(gradient))
+    assert all(jnp.isnan(leaf.astype(jnp.float32)).all() for leaf in jax.tree.leaves(clipped))
+
+
+def test_the_norm_that_clips_is_the_one_that_is_logged(tree):
+    gradient = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in tree.items()}
+    clip = clip_by_global_norm(1.0)
+
+    def step(gradient):
+        return clip.update(gradient, clip.init(gradient))[0], global_norm(gradient)
+
+    programs = [jax.jit(fn).lower(gradient).compile().as_text() for fn in (step, global_norm)]
+    products = [text.count(" dot(") for text in programs]
+    assert products[0] == products[1] > 0
