@@ -191,7 +191,7 @@ def _assemble(
         network=network,
         parallel=parallel,
         step=step,
-        state=parallel.replicate(
+        state=parallel.take(
             create_state(variables, optimizer, ema=recipe.train.ema_decay is not None)
         ),
         learning_rate=learning_rate,

@@ -79,6 +79,18 @@ class Parallel:
         """
         return put(tree, self._placement.state(tree))
 
+    def take(self, tree: Tree) -> Tree:
+        """As `replicate`, of a state that nobody else will read: what lies in its place already is not copied.
+
+        Args:
+            tree: A pytree of arrays, the same in every process, such as what `create_state` has just returned; a step
+                that is given the result as a donation may take their memory.
+
+        Returns:
+            The tree on the mesh of all devices.
+        """
+        return put_shared(tree, self._placement.state(tree))
+
     def keep(self, tree: Tree, *, cut: bool = False) -> Tree:
         """What steps read and never are given as a donation, such as a data set, whole on every device or cut over them.
 
@@ -95,14 +107,14 @@ class Parallel:
             InputError: The devices do not divide a first axis.
         """
         if not cut:
-            return put_shared(tree, self._placement.everywhere)
+            return put_shared(tree, jax.tree.map(lambda _: self._placement.everywhere, tree))
         count = len(self.devices)
         for array in jax.tree.leaves(tree):
             if len(array) % count:
                 raise InputError(f"{len(array)} rows cannot be cut over {count} devices")
         if self.strategy == "pmap":
             tree = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), tree)
-        return put_shared(tree, self._placement.divided)
+        return put_shared(tree, jax.tree.map(lambda _: self._placement.divided, tree))
 
     def shard(self, batch: Mapping[str, Any]) -> dict[str, Array]:
         """A batch cut along its first axis, an equal part on each device (or group of devices, with bands).

@@ -124,11 +124,11 @@ def _copies(arrays: list[Any]) -> list[Array]:
     return [jnp.copy(array) for array in arrays]
 
 
-def put_shared(tree: Tree, sharding: NamedSharding) -> Tree:
+def put_shared(tree: Tree, shardings: Any) -> Tree:
     """A tree that every process holds whole, as global arrays that may share memory with it."""
     if jax.process_count() == 1:
-        return jax.device_put(tree, sharding)
-    return jax.tree.map(lambda array: _spread(array, sharding), tree)
+        return jax.device_put(tree, shardings)
+    return jax.tree.map(_spread, tree, shardings)
 
 
 def put_part(array: Any, sharding: NamedSharding) -> Array:

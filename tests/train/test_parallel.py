@@ -281,3 +281,25 @@ def test_what_is_kept_is_whole_everywhere_and_outlives_the_steps_that_read_it(st
         state = step(state, parallel.shard({"i": np.array([1, 5])}), kept)
     assert float(state) == 12
     np.testing.assert_array_equal(table, np.arange(6))
+
+
+def test_a_state_that_is_taken_is_not_copied_and_may_be_given_away():
+    """On one device it stays where it is; on several it is spread, or cut, as a copy would be."""
+
+    def state():
+        return {"w": jnp.ones((16, 4)), "step": jnp.zeros((), jnp.int32)}
+
+    one, mine = Parallel("jit", jax.devices()[:1]), state()
+    taken = one.take(mine)
+    place = mine["w"].unsafe_buffer_pointer()
+    assert taken["w"].unsafe_buffer_pointer() == place
+    assert one.replicate(mine)["w"].unsafe_buffer_pointer() != place
+    step = one.compile(lambda state, batch: jax.tree.map(lambda x: x + 1, state))
+    after = step(taken, one.shard({"image": np.ones((2, 2), np.float32)}))
+    assert float(after["w"].sum()) == 128
+    assert mine["w"].is_deleted()
+    for several in (Parallel("jit"), Parallel("jit", layout=train.fully_sharded(minimum=1))):
+        copied, taken = several.replicate(state()), several.take(state())
+        for a, b in zip(jax.tree.leaves(copied), jax.tree.leaves(taken), strict=True):
+            assert a.sharding == b.sharding
+            np.testing.assert_array_equal(a, b)
