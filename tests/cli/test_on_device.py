@@ -101,7 +101,7 @@ def test_steps_that_are_one_program_give_the_same_run(whole, fields, tmp_path, m
 
 @pytest.mark.slow
 def test_skipped_updates_are_named_within_a_program(fields, tmp_path, monkeypatch):
-    """Every image but those of one step has infinite pixels once it is normalised."""
+    """An update takes the parameters so far that the squares of all of them are infinite."""
     monkeypatch.setattr(epoch, "runs_in_python", lambda parallel: False)
     monkeypatch.setattr(feeding, "runs_in_python", lambda parallel: False)
     run = tmp_path / "skipping"
@@ -111,7 +111,7 @@ def test_skipped_updates_are_named_within_a_program(fields, tmp_path, monkeypatc
     )
     assert code == 2
     skipped = [row for row in read_rows(run) if row["kind"] == "skipped"]
-    assert [row["step"] for row in skipped] == [2, 3]
+    assert [row["step"] for row in skipped] == [1, 2]
     assert all(len(row["names"]) == 8 for row in skipped)
 
 
