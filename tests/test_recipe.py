@@ -137,6 +137,22 @@ def test_one_folder_for_all_is_divided(tmp_path):
         sources.open_source(data, "test")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_classes", 2),
+        ("classes", ("a", "b")),
+        ("ignore_index", 0),
+        ("label_map", {1: 0}),
+        ("reduce_zero_label", True),
+    ],
+)
+def test_the_embedded_shapes_have_their_own_labels(field, value):
+    with pytest.raises(InputError, match=f"leave out --data.{field.replace('_', '-')}"):
+        sources.open_source(DataRecipe(**{field: value}), "train")
+    assert sources.open_source(DataRecipe(num_classes=7), "train").num_classes == 7
+
+
 def test_data_may_move_between_a_stop_and_going_on():
     moved = dataclasses.replace(FULL, data=dataclasses.replace(FULL.data, root="there", workers=3))
     assert train_command._changed(FULL, moved) == []

@@ -13,6 +13,7 @@ from jaxseg import data
 from jaxseg.cli import assemble
 from jaxseg.cli.folder import Facts
 from jaxseg.data import device_augment
+from jaxseg.data.ranges import check_view
 from jaxseg.data.workers import Batches
 from jaxseg.errors import InputError
 from jaxseg.recipe import AugmentRecipe, Recipe
@@ -33,7 +34,8 @@ class Feeding:
 
 
 def check(recipe: Recipe) -> None:
-    """Raises an `InputError` for fields that do not go together."""
+    """Raises an `InputError` for fields that do not go together, and for views that no step need be traced for."""
+    check_view(recipe.augment.crop_size or (1, 1), recipe.augment.scale)
     given = [name for name in _ON_DEVICE if getattr(recipe.augment, name)]
     if not recipe.data.on_device:
         if given:
@@ -47,7 +49,7 @@ def check(recipe: Recipe) -> None:
 
 
 def check_augmentation(recipe: Recipe, facts: Facts) -> None:
-    """Raises an `InputError` for sizes and ranges that no augmentation can have, before a step is traced for them."""
+    """Raises an `InputError` for sizes and ranges that no augmentation can have."""
     if recipe.data.on_device:
         feed(recipe.augment, facts)
     else:

@@ -33,7 +33,20 @@ def _shapes(recipe: DataRecipe, split: str) -> Shapes:
     if split not in _SHAPES_SEEDS:
         raise unknown("split of shapes", split, _SHAPES_SEEDS)
     length = recipe.train_length if split == "train" else recipe.validation_length
-    return Shapes(length, recipe.size, seed=_SHAPES_SEEDS[split])
+    source = Shapes(length, recipe.size, seed=_SHAPES_SEEDS[split])
+    fixed = {
+        "num_classes": (None, source.num_classes),
+        "classes": (None, tuple(source.classes)),
+        "ignore_index": (source.ignore_index,),
+        "label_map": (None,),
+        "reduce_zero_label": (False,),
+    }
+    for name, values in fixed.items():
+        if getattr(recipe, name) not in values:
+            raise InputError(
+                f"the embedded shapes have labels of their own: leave out --data.{name.replace('_', '-')}"
+            )
+    return source
 
 
 def _camvid(recipe: DataRecipe, split: str) -> CamVid:

@@ -169,17 +169,18 @@ def _assemble(
     is_called = not recipe.data.on_device and (done or 0) < steps
     kept = programs.find(recipe, facts, parallel, code) if is_called else None
     begin = Programs(recipe, facts, network, optimizer, kept)
-    # What is compiled or loaded meanwhile leaves Python to the checks. They come before the step is traced, which takes
-    # Python's time and XLA's, but behind the loading of one that is kept.
-    drawn = in_background(begin.init(), jax.random.key(recipe.train.seed))
+    # What takes longest, the step, goes to XLA first; what else there is to do is done while it compiles. Labels that do
+    # not fit are told before that, but where there is nothing to trace, behind the loading of the step.
     if not begin.are_kept:
-        _check_data(recipe, facts, train_source, validation_source)
+        _check_labels(train_source, validation_source)
     fn, args = begin.step()
     step = parallel.compile(fn)
     if is_called:
         step.prepare(*args)
+    drawn = in_background(begin.init(), jax.random.key(recipe.train.seed))
+    feeding.check_augmentation(recipe, facts)
     if begin.are_kept:
-        _check_data(recipe, facts, train_source, validation_source)
+        _check_labels(train_source, validation_source)
     variables = drawn.result()
     if facts.pretrained is not None and done is None:
         variables = pretrained.load(network.model, variables, facts.pretrained)
@@ -198,8 +199,7 @@ def _assemble(
     )
 
 
-def _check_data(recipe: Recipe, facts: Facts, *sources: Any) -> None:
-    feeding.check_augmentation(recipe, facts)
+def _check_labels(*sources: Any) -> None:
     for source in sources:
         check_sample(source)
 

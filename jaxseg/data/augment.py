@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from jaxseg.data.labels import fit
-from jaxseg.errors import InputError
+from jaxseg.data.ranges import check_view
 from jaxseg.imports import without
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it contacts a server at import otherwise
@@ -53,10 +53,7 @@ class TrainAugment:
         ignore_index: int = 255,
         fill: int | tuple[int, ...] = (124, 116, 104),
     ):
-        if len(crop_size) != 2 or min(crop_size) < 1:
-            raise InputError(f"crop_size is (height, width) in pixels, got {crop_size}")
-        if not 0 < scale[0] <= scale[1]:
-            raise InputError(f"scale is (least, greatest) factor, both positive, got {scale}")
+        check_view(crop_size, scale)
         self.crop_size = (int(crop_size[0]), int(crop_size[1]))
         self.scale = (float(scale[0]), float(scale[1]))
         self.flip, self.photometric = flip, photometric

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg import compiler
+from jaxseg.train.drawing import draw_together
 from jaxseg.typing import Key, Variables
 
 
@@ -43,7 +44,7 @@ def make_init(model: nn.Module, *, channels: int = 3) -> Callable[[Key], Variabl
     >>> jax.eval_shape(init, jax.random.key(0))["params"]["bias"].shape
     (4,)
     """
-    return jit_init(lambda key: model.init(key, jnp.zeros((1, 64, 64, channels))))
+    return jit_init(draw_together(lambda key: model.init(key, jnp.zeros((1, 64, 64, channels)))))
 
 
 def jit_init(init: Callable[[Key], Variables]) -> Callable[[Key], Variables]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxseg.data.device_augment.compose import Transform
 from jaxseg.data.device_augment.values import like, to_float
+from jaxseg.data.ranges import check_view
 from jaxseg.errors import InputError
 from jaxseg.typing import Array, Key, Size
 
@@ -115,10 +116,7 @@ def random_view(
         deformations are Gaussian displacements of 3 x 3 points, 10 pixels of standard deviation:
         https://arxiv.org/abs/1505.04597.
     """
-    if len(size) != 2 or min(size) < 1:
-        raise InputError(f"size is (height, width) in pixels, got {size}")
-    if not 0 < scale[0] <= scale[1]:
-        raise InputError(f"scale is (least, greatest) factor, both positive, got {scale}")
+    check_view(size, scale)
     if rotate < 0 or elastic < 0 or elastic_points < 2:
         raise InputError(
             f"rotate={rotate} and elastic={elastic} must not be negative, elastic_points={elastic_points} at least 2"
