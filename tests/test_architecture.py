@@ -188,10 +188,13 @@ print(sorted(tops() - before - sys.stdlib_module_names - {"jaxseg"}))
     assert result.stdout.strip() == "[]"
 
 
-def test_the_command_line_leaves_torch_alone_where_it_is_installed(tmp_path):
-    """albumentations and tensorboardX would import it, a second that nothing comes of."""
+def test_the_command_line_leaves_torch_and_the_hub_alone_where_they_are_installed(tmp_path):
+    """albumentations would import both and tensorboardX the first, a second that nothing comes of."""
     (tmp_path / "torch.py").write_text("")
-    script = "import sys, jaxseg.cli.train, jaxseg.data.augment, jaxseg.train.log; print('torch' in sys.modules)"
+    script = (
+        "import sys, jaxseg.cli.train, jaxseg.data.augment, jaxseg.train.log; "
+        "print('torch' in sys.modules or 'huggingface_hub' in sys.modules)"
+    )
     path = os.pathsep.join([str(tmp_path), *sys.path])
     result = subprocess.run(
         [sys.executable, "-c", script],

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 
 from jaxseg import __version__, errors
-from jaxseg.cli import compiled
 
 COMMANDS = {
     "train": "train a model: [RECIPE.py] [--resume RUN] [--field value ...]",
@@ -32,13 +31,15 @@ _DISK = {
 def program() -> None:
     """The `jaxseg` program: `main` with compiled programs kept, and with memory in huge pages, where Linux has them.
 
-    A train step on a CPU frees and takes hundreds of megabytes; in pages of 4 kB a fifth of its time goes into page
-    faults. The allocator reads its settings when a process starts, so the program starts itself again, once.
+    A train step on a CPU frees and takes hundreds of megabytes; in pages of 4 kB it is some 7 % slower (`pages.py`). The
+    allocator reads its settings when a process starts, so the program starts itself again, once.
     """
     tunables = "GLIBC_TUNABLES"
     if sys.platform == "linux" and tunables not in os.environ:
         environment = os.environ | {tunables: "glibc.malloc.hugetlb=1"}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    from jaxseg.cli import compiled  # only now: the process that ends here needs none of it
+
     compiled.keep()
     sys.exit(main())
 

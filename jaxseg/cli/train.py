@@ -15,14 +15,14 @@ import optax
 
 from jaxseg import pretrained
 from jaxseg import recipe as recipes
-from jaxseg.cli import arguments, assemble, feeding, forecast, join, programs, sources
+from jaxseg.cli import arguments, assemble, feeding, forecast, join, pages, programs, sources
 from jaxseg.cli import evaluate as evaluation
 from jaxseg.cli import report as reports
 from jaxseg.cli.assemble import Network
 from jaxseg.cli.folder import Facts, RunFolder
 from jaxseg.cli.programs import Programs
 from jaxseg.cli.progress import RunObserver, Unseen, console, summary
-from jaxseg.compiler import in_background
+from jaxseg.compiler import in_background, uncollected
 from jaxseg.data.check import check_sample
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
@@ -178,7 +178,8 @@ def _assemble(
     if is_called:
         step.prepare(*args)
     drawn = in_background(begin.init(), jax.random.key(recipe.train.seed))
-    feeding.check_augmentation(recipe, facts)
+    with uncollected():  # albumentations is imported
+        feeding.check_augmentation(recipe, facts)
     if begin.are_kept:
         _check_labels(train_source, validation_source)
     variables = drawn.result()
@@ -225,6 +226,7 @@ def _check_equal(recipe: Recipe, facts: Facts) -> None:
 def _train_in(
     run: RunFolder, lock: contextlib.ExitStack, recipe: Recipe, resume: bool, code: bytes
 ) -> None:
+    pages.allow_huge(False)  # until the second step
     shown = console(quiet=not is_first())
     stop = StopRequest()
     done = on_first(lambda: run.last.step) if resume else None
@@ -305,7 +307,7 @@ def _train_in(
             log.write({"kind": "classes", "step": 0, "pixels": pixels.sum(0).tolist()})
         state, progress = fit(
             state,
-            fed.step,
+            pages.huge_from_second_call(fed.step),
             fed.batches,
             key=parallel.replicate(jax.random.key(recipe.train.seed)),
             schedule=schedule,

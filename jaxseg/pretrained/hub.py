@@ -6,7 +6,6 @@ import os
 import re
 from pathlib import Path
 
-import huggingface_hub
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -148,7 +147,8 @@ def normalization(name: str | os.PathLike[str]) -> tuple[tuple[float, ...], tupl
 
 
 def _download(repository: str, revision: str, filename: str) -> Path:
-    from huggingface_hub import errors as hub_errors  # takes half a second
+    import huggingface_hub  # both take half a second, here and when albumentations finds it imported
+    from huggingface_hub import errors as hub_errors
 
     place = f"{filename} of {repository}@{revision} on the Hugging Face hub"
     try:
