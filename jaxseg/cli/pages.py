@@ -19,9 +19,8 @@ def huge_from_second_call(step: Callable[..., Any]) -> Callable[..., Any]:
     """`step`, which has huge pages allowed once it is called a second time.
 
     A step frees and takes the same hundreds of megabytes each time, 7 % faster in huge pages. To get them at first takes
-    Linux half a second for U-Net's, and what compiles and loads programs takes more of them than it uses: with small pages
-    until the first step a run is 1.1 s further at that step, and still 0.8 s at its twelfth (programs loaded, not
-    compiled).
+    Linux half a second for U-Net's, and what compiles and loads programs takes more of them than it uses: the turns in
+    docs/benchmarks.md have the first step end a second earlier, and still the twelfth.
     """
     calls = 0
 

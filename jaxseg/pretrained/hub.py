@@ -147,7 +147,8 @@ def normalization(name: str | os.PathLike[str]) -> tuple[tuple[float, ...], tupl
 
 
 def _download(repository: str, revision: str, filename: str) -> Path:
-    import huggingface_hub  # both take half a second, here and when albumentations finds it imported
+    # Only here: it takes half a second, and albumentations imports all of it where its name is imported.
+    import huggingface_hub
     from huggingface_hub import errors as hub_errors
 
     place = f"{filename} of {repository}@{revision} on the Hugging Face hub"

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxseg.cli.main import main
+from jaxseg.cli.programs import Programs
 from jaxseg.train.log import read_rows
 
 
@@ -73,7 +74,8 @@ def test_predict_passes_over_what_is_hidden_and_what_it_wrote(finished, tmp_path
     ]
 
 
-def test_options_that_cannot_be_used_leave_no_run_folder(tmp_path, capsys):
+def test_options_that_cannot_be_used_leave_no_run_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.delattr(Programs, "step")  # what is wrong is told before anything is traced
     for option in ("--augment.crop-size=0,0", "--train.seed=-1", "--augment.scale=0,1"):
         run = tmp_path / "run"
         name, _, values = option.partition("=")

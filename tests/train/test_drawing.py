@@ -42,7 +42,7 @@ def test_a_network_is_initialised_as_by_flax_with_one_loop_instead_of_two_for_ea
                 (
                     nn.initializers.lecun_normal(),
                     nn.initializers.xavier_uniform(),
-                    nn.initializers.orthogonal(),  # a matrix decomposition, traced by value
+                    nn.initializers.orthogonal(),
                     nn.initializers.normal(0.1),
                 )
             ):
@@ -54,7 +54,7 @@ def test_a_network_is_initialised_as_by_flax_with_one_loop_instead_of_two_for_ea
 
     program = assert_same(init, jax.random.key(1))
     alone = jax.jit(init).lower(jax.random.key(1)).compile().as_text()
-    assert loops(program) == 1 < loops(alone) - 14
+    assert (loops(program), loops(alone)) == (1, 16)
 
 
 def test_an_architecture_is_initialised_as_by_flax():
@@ -77,7 +77,7 @@ def test_keys_that_come_about_otherwise_are_used_as_they_are():
             "the key itself": jax.random.bits(key, (3,)),
             "two of one key": (jax.random.bits(folded, (3,)), jax.random.normal(folded, (4, 2))),
             "within a function": jax.jit(lambda key: jax.random.permutation(key, 9))(folded),
-            "16 and 64 bits": (
+            "16 bits": (
                 jax.random.bits(folded, (3,), "uint16"),
                 jax.random.normal(folded, (3,), jnp.bfloat16),
             ),
