@@ -192,7 +192,7 @@ def test_the_command_line_leaves_torch_and_the_hub_alone_where_they_are_installe
     """albumentations would import both and tensorboardX the first, a second that nothing comes of."""
     (tmp_path / "torch.py").write_text("")
     script = (
-        "import sys, jaxseg.cli.train, jaxseg.data.augment, jaxseg.train.log; "
+        "import sys, jaxseg.cli.training, jaxseg.data.augment, jaxseg.train.log; "
         "print('torch' in sys.modules or 'huggingface_hub' in sys.modules)"
     )
     path = os.pathsep.join([str(tmp_path), *sys.path])

@@ -5,10 +5,11 @@ import os
 import sys
 import time
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import jax
 
 from jaxseg.errors import InputError
-from jaxseg.train import processes
 
 HELP = """  --distributed  one of the processes that SLURM, GKE or a TPU pod has started, which are found by themselves
   --coordinator HOST:PORT --num-processes N --process-id I   the same, started by hand: the first one's address, I from 0"""
@@ -28,6 +29,17 @@ def join(options: argparse.Namespace) -> None:
     Raises:
         InputError: Options that do not fit together, or no others are found.
     """
+    found = _others(options)
+    if found is not None:
+        from jaxseg.train import (
+            processes,  # only now: a run alone imports it while its programs load
+        )
+
+        processes.join(*found)
+
+
+def _others(options: argparse.Namespace) -> tuple[Any, ...] | None:
+    """What `processes.join` takes; None for a process that trains alone."""
     given = {
         "--coordinator": options.coordinator,
         "--num-processes": options.num_processes,
@@ -35,9 +47,7 @@ def join(options: argparse.Namespace) -> None:
     }
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(given):
-        if options.distributed:
-            processes.join()
-        return
+        return () if options.distributed else None
     if options.distributed:
         raise InputError(
             f"--distributed finds the other processes by itself: give it, or {', '.join(given)}"
@@ -54,7 +64,7 @@ def join(options: argparse.Namespace) -> None:
             f"--process-id is {options.process_id}, but --num-processes {options.num_processes}: processes count from "
             "0 on, and there is one at least"
         )
-    processes.join(options.coordinator, options.num_processes, options.process_id)
+    return options.coordinator, options.num_processes, options.process_id
 
 
 def leave(error: Exception) -> NoReturn:
@@ -70,6 +80,6 @@ def leave(error: Exception) -> NoReturn:
             file=sys.stderr,
             flush=True,
         )
-    if processes.is_first():
+    if jax.process_index() == 0:
         time.sleep(3)  # it holds the others together: they say first what they have to say
     os._exit(2 if isinstance(error, InputError) else 1)

@@ -1,31 +1,29 @@
-"""The two programs that a run begins with, one that draws its variables and its train step: kept, or traced."""
+"""The two programs that a run begins with, one that draws its state and its train step: loaded, or compiled and kept."""
 
-import inspect
 import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from concurrent.futures import Future
 
 import jax
 import optax
-from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
+from jax.stages import Compiled
 
 from jaxseg import recipe as recipes
-from jaxseg.cli import exports
+from jaxseg.cli import kept as kept_programs
 from jaxseg.cli.assemble import Network
-from jaxseg.cli.exports import Exports
 from jaxseg.cli.folder import Facts
-from jaxseg.cli.step import described, train_step
+from jaxseg.cli.kept import Kept
+from jaxseg.cli.step import batch_shapes, make_state
+from jaxseg.compiler import uncollected
 from jaxseg.recipe import Recipe
 from jaxseg.train.parallel import Parallel
-from jaxseg.train.variables import jit_init
-from jaxseg.typing import Key, Variables
+from jaxseg.train.parallel_step import ParallelStep
+from jaxseg.train.state import TrainState
 
 
-def find(recipe: Recipe, facts: Facts, parallel: Parallel, code: bytes) -> Exports | None:
+def find(recipe: Recipe, facts: Facts, parallel: Parallel, code: bytes) -> Kept | None:
     """Where the programs of a recipe are kept; None where they are not.
 
-    They are kept in the folder where JAX keeps compiled ones, for one device, whose programs do not say how they are
+    They are kept in the folder where JAX keeps its own, for one device: a program for several also depends on how they are
     divided.
 
     Args:
@@ -34,26 +32,27 @@ def find(recipe: Recipe, facts: Facts, parallel: Parallel, code: bytes) -> Expor
         parallel: The devices.
         code: The recipe's file, which has been run and may have changed anything.
     """
-    folder = jax.config.values["jax_compilation_cache_dir"]
-    divided = len(parallel.devices) > 1 or recipe.train.cut_state or parallel.strategy != "jit"
-    if divided or not folder or "://" in folder:
+    devices = list(parallel.devices)
+    folder = kept_programs.place()
+    divided = len(devices) > 1 or recipe.train.cut_state or parallel.strategy != "jit"
+    if divided or folder is None:
         return None
     identity = json.dumps([recipes.to_dict(recipe), facts.without_environment(), code.hex()])
-    return exports.find(Path(folder) / "traced", identity)
+    return kept_programs.find(folder, identity, devices[0])
 
 
 class Programs:
     """What a recipe's run begins with.
 
     Attributes:
-        are_kept: Whether an earlier run has traced them.
+        are_kept: Whether an earlier run has compiled them.
 
     Args:
         recipe: The recipe.
         facts: What its data set holds.
         network: Its model.
         optimizer: Its optimizer.
-        kept: Where programs of earlier runs lie, and those traced now will; None to keep none.
+        kept: Where programs of earlier runs lie, and those compiled now will; None to keep none.
     """
 
     def __init__(
@@ -62,59 +61,39 @@ class Programs:
         facts: Facts,
         network: Network,
         optimizer: optax.GradientTransformation,
-        kept: Exports | None,
+        kept: Kept | None,
     ):
-        self._recipe, self._facts = recipe, facts
-        self._network, self._optimizer = network, optimizer
-        self._kept = kept
-        self._key = jax.eval_shape(lambda: jax.random.key(0))
-        self._init = kept and kept.read("init")
-        self._step = kept and kept.read("step")
-        self.are_kept = None not in (self._init, self._step)
+        self._recipe, self._facts, self._kept = recipe, facts, kept
+        self._load_draw = kept and kept.read("state")
+        self._load_step = kept and kept.read("step")
+        self.are_kept = None not in (self._load_draw, self._load_step)
+        self._draw = make_state(recipe, network, optimizer)
 
-    def init(self) -> Callable[[Key], Variables]:
-        """The function that draws variables; it compiles when it is called."""
-        if self._init is None and self._kept is not None:
-            self._init = self._kept.write("init", inspect.unwrap(self._network.init), self._key)
-        if self._init is None:
-            return self._network.init
-        init: Callable[..., Any] = self._init.call
-        return jit_init(init)
+    def draw(self, seed: int) -> TrainState:
+        """The state before the first step, with random variables."""
+        key = jax.random.key(seed)
+        program = self._load_draw and self._load_draw()
+        if program is None:
+            program = self._draw.lower(key).compile()
+            self._keep("state", program)
+        return program(key)
 
-    def step(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """The train step, not compiled yet, and the shapes and types of its arguments."""
-        step = train_step(self._recipe, self._facts, self._network, self._optimizer)
-        shapes = jax.eval_shape(self.init(), self._key)
-        args = state, batch, key = described(self._recipe, self._facts, shapes, self._optimizer)
-        if self._step is None and self._kept is not None:
-            flat = _with_flat_state(step, state)
-            self._step = self._kept.write("step", flat, _by_path(state), batch, key)
-        return (step if self._step is None else _with_state(self._step.call)), args
+    def prepare(self, step: ParallelStep) -> None:
+        """Loads the step in the background; else traces it now, compiles it there and keeps it."""
+        if self._load_step is not None:
+            step.load(self._load_step, 3)
+            return
+        with uncollected():
+            key = jax.eval_shape(lambda: jax.random.key(0))
+            state = jax.eval_shape(self._draw, key)
+        compiling = step.prepare(state, batch_shapes(self._recipe, self._facts), key)
+        if compiling is not None:
+            compiling.add_done_callback(self._keep_step)
 
+    def _keep_step(self, compiled: Future[Compiled]) -> None:
+        if compiled.exception() is None:  # which the first step raises
+            self._keep("step", compiled.result())
 
-def _with_flat_state(step: Callable[..., Any], like: Any) -> Callable[..., Any]:
-    """A step whose state is a dictionary: a program in a file knows no classes."""
-
-    def train_step(state: Mapping[str, Any], batch: Any, key: Key) -> tuple[dict[str, Any], Any]:
-        new, logs = step(_from_paths(state, like), batch, key)
-        return _by_path(new), logs
-
-    return train_step
-
-
-def _with_state(flat_step: Callable[..., Any]) -> Callable[..., Any]:
-    """The inverse of `_with_flat_state`."""
-
-    def train_step(state: Any, batch: Any, key: Key) -> tuple[Any, Any]:
-        new, logs = flat_step(_by_path(state), batch, key)
-        return _from_paths(new, state), logs
-
-    return train_step
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-    return {keystr(path): leaf for path, leaf in tree_leaves_with_path(tree)}
-
-
-def _from_paths(leaves: Mapping[str, Any], like: Any) -> Any:
-    return tree_map_with_path(lambda path, _: leaves[keystr(path)], like)
+    def _keep(self, name: str, program: Compiled) -> None:
+        if self._kept is not None:
+            self._kept.write(name, program)

@@ -1,6 +1,7 @@
 """Random variables of a model, without the long compilation that `model.init` costs on a CPU."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -47,7 +48,7 @@ def make_init(model: nn.Module, *, channels: int = 3) -> Callable[[Key], Variabl
     return jit_init(draw_together(lambda key: model.init(key, jnp.zeros((1, 64, 64, channels)))))
 
 
-def jit_init(init: Callable[[Key], Variables]) -> Callable[[Key], Variables]:
+def jit_init(init: Callable[[Key], Any]) -> Any:
     """`jax.jit` for a function that draws variables, with little optimisation.
 
     XLA on a CPU spends a second or more on the random numbers of each kernel's shape, a minute on a large network, to

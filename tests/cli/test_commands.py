@@ -75,7 +75,7 @@ def test_predict_passes_over_what_is_hidden_and_what_it_wrote(finished, tmp_path
 
 
 def test_options_that_cannot_be_used_leave_no_run_folder(tmp_path, capsys, monkeypatch):
-    monkeypatch.delattr(Programs, "step")  # what is wrong is told before anything is traced
+    monkeypatch.delattr(Programs, "prepare")  # what is wrong is told before anything is traced
     for option in ("--augment.crop-size=0,0", "--train.seed=-1", "--augment.scale=0,1"):
         run = tmp_path / "run"
         name, _, values = option.partition("=")

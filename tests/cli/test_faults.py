@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxseg.cli import train
+from jaxseg.cli import training
 from jaxseg.cli.folder import RunFolder
 from jaxseg.cli.main import main
 from jaxseg.train.log import read_rows
@@ -21,14 +21,14 @@ def at_step(monkeypatch):
     """Does something to the run when a step has been started."""
 
     def hook(step, action):
-        on_step = train.RunObserver.on_step
+        on_step = training.RunObserver.on_step
 
         def wrapped(self, at):
             on_step(self, at)
             if at == step:
                 action()
 
-        monkeypatch.setattr(train.RunObserver, "on_step", wrapped)
+        monkeypatch.setattr(training.RunObserver, "on_step", wrapped)
 
     return hook
 

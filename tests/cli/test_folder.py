@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from jaxseg.cli import train
+from jaxseg.cli import training
 from jaxseg.cli.folder import RunFolder
 from jaxseg.cli.main import main
 from jaxseg.errors import InputError
@@ -104,14 +104,14 @@ def test_a_read_only_folder(disk, fields, capsys):
 
 def test_a_folder_that_is_removed_while_its_run_goes_on(fields, tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
-    on_step = train.RunObserver.on_step
+    on_step = training.RunObserver.on_step
 
     def remove(self, step):
         on_step(self, step)
         if step == 4:
             shutil.rmtree(run)
 
-    monkeypatch.setattr(train.RunObserver, "on_step", remove)
+    monkeypatch.setattr(training.RunObserver, "on_step", remove)
     assert main(["train", "--run", str(run), *fields]) == 2
     assert "cannot save the checkpoint of step 6" in capsys.readouterr().err
     assert not run.exists()

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxseg import data
-from jaxseg.cli import assemble, feeding, train
+from jaxseg.cli import assemble, feeding, training
 from jaxseg.cli.evaluate import restore_variables
 from jaxseg.cli.folder import RunFolder
 from jaxseg.cli.main import main
@@ -35,7 +35,7 @@ def whole(tmp_path_factory, fields):
 
 def interrupted(monkeypatch, at, arguments):
     """Runs until a signal comes with this step."""
-    on_step = train.RunObserver.on_step
+    on_step = training.RunObserver.on_step
 
     def interrupt(self, step):
         on_step(self, step)
@@ -43,7 +43,7 @@ def interrupted(monkeypatch, at, arguments):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.RunObserver, "on_step", interrupt)
+        patch.setattr(training.RunObserver, "on_step", interrupt)
         assert main(arguments) == 0
 
 

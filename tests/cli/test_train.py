@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from jaxseg import recipe as recipes
-from jaxseg.cli import assemble, train
+from jaxseg.cli import assemble, training
 from jaxseg.cli.evaluate import restore_variables
 from jaxseg.cli.folder import RunFolder
 from jaxseg.cli.main import main
@@ -69,7 +69,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
 ):
     """SIGTERM within the first epoch, and within the second: parameters, best, log and order are those of one run."""
     run = tmp_path / "stopped"
-    on_step = train.RunObserver.on_step
+    on_step = training.RunObserver.on_step
 
     def interrupt(self, step):
         on_step(self, step)
@@ -77,7 +77,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.RunObserver, "on_step", interrupt)
+        patch.setattr(training.RunObserver, "on_step", interrupt)
         assert main(["train", "--run", str(run), *fields]) == 0
     assert f"stopped at step {at}, saved" in capsys.readouterr().out
     assert RunFolder(run).last.step == at
@@ -91,7 +91,7 @@ def test_bands_and_a_cut_state_train_stop_and_go_on_to_the_same_numbers(
 ):
     """On four devices; the run of one device differs by float32's rounding alone."""
     run = tmp_path / "cut"
-    on_step = train.RunObserver.on_step
+    on_step = training.RunObserver.on_step
 
     def interrupt(self, step):
         on_step(self, step)
@@ -100,7 +100,7 @@ def test_bands_and_a_cut_state_train_stop_and_go_on_to_the_same_numbers(
 
     cut = ["--train.devices=4", "--train.bands=2", "--train.cut-state"]
     with monkeypatch.context() as patch:
-        patch.setattr(train.RunObserver, "on_step", interrupt)
+        patch.setattr(training.RunObserver, "on_step", interrupt)
         assert main(["train", "--run", str(run), *fields, *cut]) == 0
     assert main(["train", "--resume", str(run)]) == 0
     rows, expected = read_rows(run), read_rows(finished)
