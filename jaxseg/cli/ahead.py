@@ -1,11 +1,12 @@
 """Programs that load while the rest of jaxseg is imported: those that the same command used last."""
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 
 from jaxseg.cli import kept as kept_programs
-from jaxseg.cli.kept import Kept
+from jaxseg.cli.kept import Kept, Loading
 
 
 class Ahead:
@@ -20,26 +21,27 @@ class Ahead:
     """
 
     def __init__(self, command: str):
-        self._note = self._last = None
-        folder = kept_programs.place()
-        if folder is None:
+        self._note, self._used, self._loading = None, "", Loading()
+        folder, device = kept_programs.place(), jax.devices()[0]
+        surroundings = folder and kept_programs.fingerprint(device)
+        if folder is None or surroundings is None:
             return
-        device = jax.devices()[0]
-        known = kept_programs.fingerprint(command, device)
-        if known is None:
-            return
-        self._note = folder / f"{known}-last"
+        self._note = folder / f"{kept_programs.digest(surroundings, command)}-last"
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            self._last = Kept(folder, self._note.read_text(), device)
-            self._last.begin("state", "step")
+            self._used = self._note.read_text()
+        pool = ThreadPoolExecutor(1, thread_name_prefix="jaxseg")
+        for name in ("state", "step"):
+            load = kept_programs.read(folder, self._used, name, device)
+            if load is not None:
+                self._loading[name] = pool.submit(load).result
+        pool.shutdown(wait=False)  # the thread ends with its last call
 
-    def take(self, kept: Kept) -> Kept:
-        """What is loading, if it is what `kept` names; else that, which is noted for the next time."""
-        last, self._last = self._last, None
-        if last is not None and last.digest == kept.digest:
-            return last
-        if self._note is not None:
+    def give(self, kept: Kept) -> None:
+        """Gives what is loading to whom it belongs to; what does not belong to `kept` is left, which is noted."""
+        if self._used == kept.digest:
+            kept.take(self._loading)
+        elif self._note is not None:
             with contextlib.suppress(OSError):
                 self._note.parent.mkdir(parents=True, exist_ok=True)
                 self._note.write_text(kept.digest)
-        return kept
+        self._loading = {}

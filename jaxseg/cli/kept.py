@@ -12,84 +12,128 @@ import pickle
 import site
 import sys
 import sysconfig
+import threading
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.monitoring
 from jax.experimental import serialize_executable
-from jax.stages import Compiled
+from jax.stages import Compiled, Lowered
 
 from jaxseg.cli.compiled import processor
+from jaxseg.compiler import in_background
 
-_KEPT = 64  # programs in the folder, of 0.1 to 1.3 MB each for a U-Net
+Load = Callable[[], Compiled | None]
+Loading = dict[str, Load]
+
+_KEPT = 128  # files in the folder: programs, of 0.1 to 1.3 MB each for a U-Net, and notes of a few bytes
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # which change programs and are not JAX's configuration
+_CANNOT_BE_KEPT = (
+    AttributeError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    jax.errors.JaxRuntimeError,
+    pickle.PicklingError,
+)
+_this_thread = threading.local()
+
+
+def _listen(event: str, **_: str | int) -> None:
+    """Told by JAX of its own cache: it looks there, then finds the program or has XLA compile it."""
+    if event == "/jax/compilation_cache/compile_requests_use_cache":
+        _this_thread.has_compiled = True
+    elif event == "/jax/compilation_cache/cache_hits":
+        _this_thread.has_compiled = False
+
+
+jax.monitoring.register_event_listener(_listen)
 
 
 class Kept:
-    """The programs of one identity in a folder; `find` makes it.
+    """The programs of one identity in a folder, which those of other identities may share.
 
     They are pickled, as JAX does it: reading them is as safe as running the machine code that they are, which also lies in
     a folder of the user's own.
 
     Args:
-        folder: Where they lie, with those of other identities; it need not be there.
-        digest: Of all that they were made from.
+        folder: Where they lie; it need not be there.
+        surroundings: Of `fingerprint`, what they were compiled in.
+        identity: All that makes programs of the same name differ, such as a recipe.
         device: Of JAX, what they run on.
     """
 
-    def __init__(self, folder: Path, digest: str, device: Any):
-        self.folder, self.digest, self._device = folder, digest, device
-        self._loading: dict[str, Callable[[], Compiled | None]] = {}
+    def __init__(self, folder: Path, surroundings: str, identity: str, device: Any):
+        self.digest = digest(surroundings, identity)
+        self._folder, self._surroundings, self._device = folder, surroundings, device
+        self._loading: Loading = {}
 
-    def begin(self, *names: str) -> None:
-        """Loads programs in the background, one after the other, for those who will read them."""
-        loads = {name: load for name in names if (load := self.read(name)) is not None}
-        pool = ThreadPoolExecutor(1, thread_name_prefix="jaxseg")
-        self._loading = {name: pool.submit(load).result for name, load in loads.items()}
-        pool.shutdown(wait=False)  # the thread ends with its last call
+    def read(self, name: str) -> Load | None:
+        """A function that loads a program; None where there is no such program, or it is torn."""
+        return self._loading.get(name) or read(self._folder, self.digest, name, self._device)
 
-    def read(self, name: str) -> Callable[[], Compiled | None] | None:
-        """A function that loads a program; None where there is no such program, or it is torn.
+    def take(self, loading: Loading) -> None:
+        """Takes over programs of this identity that are loading already, by their names."""
+        self._loading = loading
 
-        The function returns None where the device does not take the program any more.
+    def compile(self, name: str, lowered: Lowered) -> Compiled:
+        """Loads a program that another identity has compiled, or compiles it; keeps it in the background.
+
+        What JAX has found in its own cache is not kept: a program that was loaded XLA writes, on a CPU, without its kernels.
         """
-        if name in self._loading:
-            return self._loading[name]
-        path = self._path(name)
-        try:
-            checksum, content = path.read_bytes().split(b"\n", 1)
-            path.touch()  # the oldest go first
-        except (OSError, ValueError):
-            return None
-        if checksum != _checksum(content):
-            return None
-        return functools.partial(_load, content, self._device)
+        program = digest(self._surroundings, name, lowered.as_text())
+        with contextlib.suppress(OSError):
+            self._keep(f"{self.digest}-{name}", program.encode())
+        load = _read(self._folder / program, self._device)
+        if load is not None and (loaded := load()) is not None:
+            return loaded
+        _this_thread.has_compiled = False
+        compiled = lowered.compile()
+        if _this_thread.has_compiled:
+            in_background(self._write, program, compiled)
+        return compiled
 
-    def write(self, name: str, compiled: Compiled) -> None:
+    def _write(self, program: str, compiled: Compiled) -> None:
         """Keeps a program, if it can be kept and the disk lets it: one that calls Python has no meaning elsewhere."""
         try:
-            program, *trees = serialize_executable.serialize(compiled)
-            content = pickle.dumps((program, *map(_example, trees)))
-        except (AttributeError, NotImplementedError, TypeError, ValueError, pickle.PicklingError):
+            code, *trees = serialize_executable.serialize(compiled)
+            content = zlib.compress(pickle.dumps((code, *map(_example, trees))), level=1)
+        except _CANNOT_BE_KEPT:
             return
-        content = zlib.compress(content, level=1)
         with contextlib.suppress(OSError):
-            self._keep(self._path(name), _checksum(content) + b"\n" + content)
+            self._keep(program, _checksum(content) + b"\n" + content)
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{self.digest}-{name}"
-
-    def _keep(self, path: Path, content: bytes) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f"{path.name}.{os.getpid()}")
+    def _keep(self, name: str, content: bytes) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        new = self._folder / f"{name}.{os.getpid()}"
         new.write_bytes(content)
-        new.replace(path)
-        files = sorted(self.folder.iterdir(), key=lambda file: file.stat().st_mtime)
+        new.replace(self._folder / name)
+        files = sorted(self._folder.iterdir(), key=lambda file: file.stat().st_mtime)
         for file in files[:-_KEPT]:
             file.unlink(missing_ok=True)
+
+
+def read(folder: Path, digest: str, name: str, device: Any) -> Load | None:
+    """`Kept.read` for the digest of an identity."""
+    note = folder / f"{digest}-{name}"
+    try:
+        program = note.read_text()
+        note.touch()  # the oldest go first
+    except (OSError, UnicodeDecodeError):
+        return None
+    return _read(folder / program, device)
+
+
+def _read(path: Path, device: Any) -> Load | None:
+    try:
+        checksum, content = path.read_bytes().split(b"\n", 1)
+        path.touch()
+    except (OSError, ValueError):
+        return None
+    return None if checksum != _checksum(content) else functools.partial(_load, content, device)
 
 
 def place() -> Path | None:
@@ -98,33 +142,24 @@ def place() -> Path | None:
     return None if not folder or "://" in folder else Path(folder) / "runs"
 
 
-def find(folder: Path, identity: str, device: Any) -> Kept | None:
-    """The programs of an identity in a folder; None where some code that is loaded is not installed.
+def fingerprint(device: Any) -> str | None:
+    """What differs where programs of the same name and identity do; None where that is not known.
 
-    Args:
-        folder: Where programs are kept.
-        identity: All that makes functions of the same name differ, such as a recipe.
-        device: Of JAX, what they run on.
-    """
-    digest = fingerprint(identity, device)
-    return None if digest is None else Kept(folder, digest, device)
-
-
-def fingerprint(identity: str, device: Any) -> str | None:
-    """What only processes share whose programs are the same, 32 hexadecimal digits.
-
-    It covers what the caller says (`identity`), JAX's configuration and XLA's flags, the device, its driver and the
-    processor, and all code that is loaded so far, by the sizes and times of its files, as Python trusts its own compiled
-    files. Code that is not installed, such as an encoder of one's own, might depend on anything, on a variable of the
-    environment or on a file: with such code loaded there is none.
+    It covers JAX's configuration and XLA's flags, the device, its driver and the processor, and all code that is loaded so
+    far, by the sizes and times of its files, as Python trusts its own compiled files. Code that is not installed, such as an
+    encoder of one's own, might depend on anything, on a variable of the environment or on a file.
     """
     code = _installed_code()
     if code is None:
         return None
     configuration = sorted(jax.config.values.items()), [os.environ.get(flag) for flag in _FLAGS]
-    place = device.id, device.device_kind, device.client.platform_version, processor()
-    known = repr((identity, code, configuration, place))
-    return hashlib.sha256(known.encode()).hexdigest()[:32]
+    where = device.id, device.device_kind, device.client.platform_version, processor()
+    return digest(repr((code, configuration, where)))
+
+
+def digest(*texts: str) -> str:
+    """32 hexadecimal digits that only equal texts share."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
 
 
 def _installed_code() -> list[tuple[str, int, int]] | None:
@@ -153,6 +188,7 @@ def _modules() -> list[Any]:
 
 
 def _load(content: bytes, device: Any) -> Compiled | None:
+    """The program; None where the device does not take it any more."""
     program, args, results = pickle.loads(zlib.decompress(content))
     try:
         return serialize_executable.deserialize_and_load(

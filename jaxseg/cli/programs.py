@@ -1,11 +1,11 @@
 """The two programs that a run begins with, one that draws its state and its train step: loaded, or compiled and kept."""
 
+import functools
 import json
-from concurrent.futures import Future
 
 import jax
 import optax
-from jax.stages import Compiled
+from jax.stages import Compiled, Lowered
 
 from jaxseg import recipe as recipes
 from jaxseg.cli import kept as kept_programs
@@ -37,8 +37,11 @@ def find(recipe: Recipe, facts: Facts, parallel: Parallel, code: bytes) -> Kept 
     divided = len(devices) > 1 or recipe.train.cut_state or parallel.strategy != "jit"
     if divided or folder is None:
         return None
+    surroundings = kept_programs.fingerprint(devices[0])
+    if surroundings is None:
+        return None
     identity = json.dumps([recipes.to_dict(recipe), facts.without_environment(), code.hex()])
-    return kept_programs.find(folder, identity, devices[0])
+    return Kept(folder, surroundings, identity, devices[0])
 
 
 class Programs:
@@ -74,8 +77,7 @@ class Programs:
         key = jax.random.key(seed)
         program = self._load_draw and self._load_draw()
         if program is None:
-            program = self._draw.lower(key).compile()
-            self._keep("state", program)
+            program = self._compile("state", self._draw.lower(key))
         return program(key)
 
     def prepare(self, step: ParallelStep) -> None:
@@ -86,14 +88,8 @@ class Programs:
         with uncollected():
             key = jax.eval_shape(lambda: jax.random.key(0))
             state = jax.eval_shape(self._draw, key)
-        compiling = step.prepare(state, batch_shapes(self._recipe, self._facts), key)
-        if compiling is not None:
-            compiling.add_done_callback(self._keep_step)
+        batch = batch_shapes(self._recipe, self._facts)
+        step.prepare(state, batch, key, compile=functools.partial(self._compile, "step"))
 
-    def _keep_step(self, compiled: Future[Compiled]) -> None:
-        if compiled.exception() is None:  # which the first step raises
-            self._keep("step", compiled.result())
-
-    def _keep(self, name: str, program: Compiled) -> None:
-        if self._kept is not None:
-            self._kept.write(name, program)
+    def _compile(self, name: str, lowered: Lowered) -> Compiled:
+        return lowered.compile() if self._kept is None else self._kept.compile(name, lowered)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from jax.stages import Compiled
+from jax.stages import Compiled, Lowered
 
 from jaxseg.compiler import in_background, uncollected
 from jaxseg.train.processes import settled
@@ -50,26 +50,23 @@ class ParallelStep:
             program = self._programs[len(args)] = self._program(args)
             return settled(program(*args))
 
-    def prepare(self, *args: Any) -> Future[Compiled] | None:
+    def prepare(self, *args: Any, compile: Callable[[Lowered], Compiled] = Lowered.compile) -> None:
         """Traces the step now and compiles it in the background, while its arguments are still made or read.
 
         The first call waits for it. What cannot be compiled fails then, and `pmap` compiles then as a whole.
 
         Args:
             *args: Arrays or their `jax.ShapeDtypeStruct`, as for `Parallel.lower`.
-
-        Returns:
-            The program to come; None of `pmap`.
+            compile: Compiles it, and may keep it.
         """
         if self._describe is None:
-            return None
+            return
         with uncollected():
             described = self._describe(args)
             program: Any = self._program(described)
             lowered = program.lower(*described)
         self._programs[len(args)] = program
-        self._compiling = in_background(lowered.compile)
-        return self._compiling
+        self._compiling = in_background(compile, lowered)
 
     def load(self, program: Callable[[], Callable[..., Any] | None], count: int) -> None:
         """Loads in the background what calls with `count` arguments use, in place of compiling.

@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 import types
 
 import chex
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -48,46 +50,95 @@ X = {"x": jnp.arange(3.0)}
 DEVICE = jax.devices()[0]
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    """What is kept in the background is there when `compile` returns."""
+    monkeypatch.setattr(kept, "in_background", lambda fn, *args: fn(*args))
+
+
 @pytest.fixture(scope="module")
-def compiled_double():
+def double_compiled():
     return jax.jit(double).lower(X).compile()
 
 
-def keep(folder, digest="digest"):
-    return Kept(folder, digest, DEVICE)
+class Lowered:
+    """What `Kept.compile` sees of a program of `jax.stages.Lowered`, and how often it was compiled."""
+
+    def __init__(self, compiled, text="double", *, found=False):
+        self.count, self._compiled, self._text, self._found = 0, compiled, text, found
+
+    def as_text(self):
+        return self._text
+
+    def compile(self):
+        self.count += 1
+        jax.monitoring.record_event("/jax/compilation_cache/compile_requests_use_cache")
+        if self._found:
+            jax.monitoring.record_event("/jax/compilation_cache/cache_hits")
+        return self._compiled
 
 
-def test_what_was_written_is_read(tmp_path, compiled_double):
-    keep(tmp_path / "new").write("double", compiled_double)
+def keep(folder, identity="recipe", surroundings="here"):
+    return Kept(folder, surroundings, identity, DEVICE)
+
+
+@pytest.fixture
+def lowered(double_compiled):
+    return Lowered(double_compiled)
+
+
+def test_what_was_compiled_is_read(tmp_path, lowered, double_compiled):
+    assert keep(tmp_path / "new").compile("double", lowered) is double_compiled
     program = keep(tmp_path / "new").read("double")()
     np.testing.assert_array_equal(program(X)["y"], [0, 2, 4])
     with pytest.raises(TypeError, match="pytree"):
         program({"z": X["x"]})
 
 
-def test_programs_of_other_identities_and_names_are_not_read(tmp_path, compiled_double):
-    keep(tmp_path).write("double", compiled_double)
+def test_programs_of_other_identities_surroundings_and_names_are_not_read(tmp_path, lowered):
+    keep(tmp_path).compile("double", lowered)
     assert keep(tmp_path).read("triple") is None
     assert keep(tmp_path, "other").read("double") is None
+    assert keep(tmp_path, surroundings="elsewhere").read("double") is None
+
+
+def test_another_identity_loads_the_same_program(tmp_path, lowered):
+    """Such as a recipe with another seed; but not in other surroundings, and not a program of another text or name."""
+    keep(tmp_path).compile("double", lowered)
+    program = keep(tmp_path, "seed 1").compile("double", lowered)
+    np.testing.assert_array_equal(program(X)["y"], [0, 2, 4])
+    assert lowered.count == 1
+    assert keep(tmp_path, "seed 1").read("double") is not None
+    keep(tmp_path, surroundings="elsewhere").compile("double", lowered)
+    keep(tmp_path).compile("other", lowered)
+    assert lowered.count == 3
+    other = Lowered(program, "another text")
+    keep(tmp_path).compile("double", other)
+    assert other.count == 1
 
 
 @pytest.mark.parametrize(
     "change", [lambda c: c[:-1], lambda c: b"", lambda c: c[:99] + b"\0" + c[100:]]
 )
-def test_a_torn_program_is_not_read(tmp_path, compiled_double, change):
-    keep(tmp_path).write("double", compiled_double)
-    (path,) = tmp_path.iterdir()
-    path.write_bytes(change(path.read_bytes()))
+def test_a_torn_program_is_not_read_but_compiled(tmp_path, lowered, change):
+    keep(tmp_path).compile("double", lowered)
+    for path in tmp_path.iterdir():
+        path.write_bytes(change(path.read_bytes()))
     assert keep(tmp_path).read("double") is None
+    keep(tmp_path).compile("double", lowered)
+    assert lowered.count == 2
+    assert keep(tmp_path).read("double") is not None
 
 
-def test_a_program_that_its_device_refuses_is_none(tmp_path, compiled_double, monkeypatch):
+def test_a_program_that_its_device_refuses_is_none_and_compiled(tmp_path, lowered, monkeypatch):
     def refuse(*_, **__):
         raise jax.errors.JaxRuntimeError("INTERNAL: another driver")
 
-    keep(tmp_path).write("double", compiled_double)
+    keep(tmp_path).compile("double", lowered)
     monkeypatch.setattr(kept.serialize_executable, "deserialize_and_load", refuse)
     assert keep(tmp_path).read("double")() is None
+    keep(tmp_path).compile("double", lowered)
+    assert lowered.count == 2
 
 
 @pytest.mark.parametrize("call", [jax.pure_callback, jax.experimental.io_callback])
@@ -95,37 +146,33 @@ def test_what_calls_python_is_not_kept(tmp_path, call):
     def fn(tree):
         return call(np.sin, jax.ShapeDtypeStruct(tree["x"].shape, tree["x"].dtype), tree["x"])
 
-    keep(tmp_path).write("sine", jax.jit(fn).lower(X).compile())
-    assert not list(tmp_path.iterdir())
+    keep(tmp_path).compile("sine", Lowered(jax.jit(fn).lower(X).compile()))
+    assert keep(tmp_path).read("sine") is None
 
 
-def test_a_disk_that_takes_nothing_is_no_error(tmp_path, compiled_double):
+def test_what_jax_has_loaded_is_not_kept(tmp_path, double_compiled):
+    """XLA on a CPU would write it without its kernels, and a later run would fail in its first step."""
+    keep(tmp_path).compile("double", Lowered(double_compiled, found=True))
+    assert keep(tmp_path).read("double") is None
+
+
+def test_a_disk_that_takes_nothing_is_no_error(tmp_path, lowered, double_compiled):
     (tmp_path / "file").write_text("no folder can be made below a file")
-    keep(tmp_path / "file" / "folder").write("double", compiled_double)
-    assert keep(tmp_path / "file" / "folder").read("double") is None
+    nowhere = keep(tmp_path / "file" / "folder")
+    assert nowhere.compile("double", lowered) is double_compiled
+    assert nowhere.read("double") is None
 
 
-def test_the_programs_that_were_read_last_stay(tmp_path, compiled_double, monkeypatch):
-    monkeypatch.setattr(kept, "_KEPT", 2)
+def test_the_programs_that_were_read_last_stay(tmp_path, double_compiled, monkeypatch):
+    monkeypatch.setattr(kept, "_KEPT", 4)
     for age, name in enumerate(("first", "second")):
-        keep(tmp_path).write(name, compiled_double)
-        os.utime(tmp_path / f"digest-{name}", (age, age))
+        keep(tmp_path).compile(name, Lowered(double_compiled, name))
+        for path in tmp_path.iterdir():
+            os.utime(path, (age, age))
     keep(tmp_path).read("first")
-    keep(tmp_path).write("third", compiled_double)
-    assert {path.name for path in tmp_path.iterdir()} == {"digest-first", "digest-third"}
-
-
-def test_what_begins_early_is_loaded_once(tmp_path, compiled_double, monkeypatch):
-    keep(tmp_path).write("double", compiled_double)
-    loads, load = [], kept._load
-    monkeypatch.setattr(kept, "_load", lambda *args: loads.append(args) or load(*args))
-    early = keep(tmp_path)
-    early.begin("double", "triple")
-    programs_read = [early.read("double")() for _ in range(2)]
-    np.testing.assert_array_equal(programs_read[0](X)["y"], [0, 2, 4])
-    assert programs_read[0] is programs_read[1]
-    assert len(loads) == 1
-    assert early.read("triple") is None
+    keep(tmp_path).compile("third", Lowered(double_compiled, "third"))
+    found = [keep(tmp_path).read(name) is not None for name in ("first", "second", "third")]
+    assert found == [True, False, True]
 
 
 @pytest.fixture
@@ -140,70 +187,61 @@ def code(tmp_path, monkeypatch):
     return file
 
 
-def find(tmp_path, identity="recipe"):
-    """Whether the program that was written first is found."""
-    return kept.find(tmp_path / "runs", identity, DEVICE).read("double") is not None
+def same(before):
+    return kept.fingerprint(DEVICE) == before
 
 
 @pytest.fixture
-def written(tmp_path, code, compiled_double):
-    kept.find(tmp_path / "runs", "recipe", DEVICE).write("double", compiled_double)
-    assert find(tmp_path)
+def before(code):
+    """What is around the programs, before it changes."""
+    fingerprint = kept.fingerprint(DEVICE)
+    assert same(fingerprint)
+    return fingerprint
 
 
-@pytest.mark.usefixtures("written")
-def test_another_recipe_is_another_program(tmp_path):
-    assert not find(tmp_path, "another")
-
-
-@pytest.mark.usefixtures("written")
-def test_code_that_has_changed_makes_another_program(tmp_path, code):
+def test_code_that_has_changed_makes_another_program(before, code):
     code.write_text("x = 12")
-    assert not find(tmp_path)
+    assert not same(before)
 
 
-@pytest.mark.usefixtures("written")
-def test_code_of_another_time_makes_another_program(tmp_path, code):
+def test_code_of_another_time_makes_another_program(before, code):
     os.utime(code, ns=(0, code.stat().st_mtime_ns + 1))
-    assert not find(tmp_path)
+    assert not same(before)
 
 
-@pytest.mark.usefixtures("written")
-def test_another_configuration_makes_another_program(tmp_path):
+def test_another_configuration_makes_another_program(before):
     precision = jax.config.values["jax_default_matmul_precision"]
     jax.config.update("jax_default_matmul_precision", "bfloat16")
     try:
-        assert not find(tmp_path)
+        assert not same(before)
     finally:
         jax.config.update("jax_default_matmul_precision", precision)
 
 
-@pytest.mark.usefixtures("written")
 @pytest.mark.parametrize("flag", ["XLA_FLAGS", "LIBTPU_INIT_ARGS"])
-def test_other_flags_make_another_program(tmp_path, monkeypatch, flag):
+def test_other_flags_make_another_program(before, monkeypatch, flag):
     monkeypatch.setenv(flag, "--xla_something")
-    assert not find(tmp_path)
+    assert not same(before)
 
 
-@pytest.mark.usefixtures("written")
-def test_another_processor_makes_another_program(tmp_path, monkeypatch):
+def test_another_processor_makes_another_program(before, monkeypatch):
     monkeypatch.setattr(kept, "processor", lambda: "another")
-    assert not find(tmp_path)
+    assert not same(before)
 
 
-@pytest.mark.usefixtures("written")
-def test_another_device_makes_another_program(tmp_path):
-    assert kept.find(tmp_path / "runs", "recipe", jax.devices()[1]).read("double") is None
+def test_another_device_makes_another_program(before):
+    assert kept.fingerprint(jax.devices()[1]) != before
 
 
-def test_nothing_is_kept_with_code_of_ones_own(tmp_path):
+def test_nothing_is_kept_with_code_of_ones_own():
     """Such as this file."""
-    assert kept.find(tmp_path, "recipe", DEVICE) is None
+    assert kept.fingerprint(DEVICE) is None
 
 
-def run_parts():
+def run_parts(channels):
+    """`channels` have the programs differ from those of other tests, which JAX has kept."""
     recipe = Recipe(
-        model=ModelRecipe(name="original_unet_padded", options={"channels": (4, 6)}),
+        model=ModelRecipe(name="original_unet_padded", options={"channels": channels}),
         optimizer=OptimizerRecipe(warmup=0.0),
         train=TrainRecipe(batch_size=2, ema_decay=0.5),
     )
@@ -217,9 +255,9 @@ def batch_of(parallel):
     return parallel.shard({"image": images, "label": rng.integers(0, 3, (2, 16, 20), np.uint8)})
 
 
-def three_steps(kept_in):
+def three_steps(kept_in, channels):
     """The state and the logs of three steps, and whether the programs were kept before."""
-    recipe, network, optimizer = run_parts()
+    recipe, network, optimizer = run_parts(channels)
     parallel = Parallel("jit", [DEVICE])
     begin = Programs(recipe, FACTS, network, optimizer, kept_in)
     step = parallel.compile(train_step(recipe, FACTS, network, optimizer))
@@ -234,13 +272,13 @@ def three_steps(kept_in):
 
 def test_a_run_with_programs_that_are_loaded_is_the_run_that_compiled_them(tmp_path, compiled):
     """State and logs to the last bit; and the run that keeps nothing."""
-    *first, was_kept = three_steps(keep(tmp_path))
+    *first, was_kept = three_steps(keep(tmp_path), (4, 6))
     assert not was_kept
     count = compiled("train_step")
-    *second, was_kept = three_steps(keep(tmp_path))
+    *second, was_kept = three_steps(keep(tmp_path), (4, 6))
     assert was_kept
     assert compiled("train_step") == count
-    *third, was_kept = three_steps(None)
+    *third, was_kept = three_steps(None, (4, 6))
     assert not was_kept
     assert compiled("train_step") > count
     chex.assert_trees_all_equal(first, second)
@@ -249,16 +287,16 @@ def test_a_run_with_programs_that_are_loaded_is_the_run_that_compiled_them(tmp_p
 
 
 def test_what_cannot_be_loaded_is_compiled(tmp_path, monkeypatch):
-    *first, _ = three_steps(keep(tmp_path))
+    *first, _ = three_steps(keep(tmp_path), (4, 7))
     monkeypatch.setattr(kept, "_load", lambda *_: None)
-    *second, was_kept = three_steps(keep(tmp_path))
+    *second, was_kept = three_steps(keep(tmp_path), (4, 7))
     assert was_kept
     chex.assert_trees_all_equal(first, second)
 
 
 def test_the_state_is_that_of_the_variables(tmp_path):
     """Drawn by one program, it is what `create_state` makes of them, in memory of its own."""
-    recipe, network, optimizer = run_parts()
+    recipe, network, optimizer = run_parts((4, 6))
     state = Programs(recipe, FACTS, network, optimizer, None).draw(7)
     chex.assert_trees_all_equal(
         state, create_state(network.init(jax.random.key(7)), optimizer, ema=True)
@@ -290,7 +328,7 @@ def cache_in():
 def test_programs_are_kept_for_one_device_on_a_disk(
     monkeypatch, cache_in, cut_state, strategy, count, folder, kept
 ):
-    monkeypatch.setattr(programs.kept_programs, "find", lambda folder, *_: folder)
+    monkeypatch.setattr(programs.kept_programs, "fingerprint", lambda device: "here")
     cache_in(folder)
     recipe = Recipe(train=TrainRecipe(cut_state=cut_state))
     parallel = Parallel(strategy, jax.devices()[:count])
@@ -299,12 +337,12 @@ def test_programs_are_kept_for_one_device_on_a_disk(
 
 def test_recipe_its_file_and_the_data_set_tell_programs_apart(monkeypatch, cache_in):
     """But not where and when a run was started."""
-    monkeypatch.setattr(programs.kept_programs, "find", lambda folder, identity, device: identity)
+    monkeypatch.setattr(programs.kept_programs, "fingerprint", lambda device: "here")
     cache_in("/cache")
     parallel = Parallel("jit", jax.devices()[:1])
     elsewhere = dataclasses.replace(FACTS, environment={"command": "jaxseg train"})
     found = [
-        programs.find(recipe, facts, parallel, code)
+        programs.find(recipe, facts, parallel, code).digest
         for recipe, facts, code in (
             (Recipe(), FACTS, b""),
             (Recipe(), elsewhere, b""),
@@ -318,49 +356,58 @@ def test_recipe_its_file_and_the_data_set_tell_programs_apart(monkeypatch, cache
 
 
 @pytest.fixture
-def folder(tmp_path, cache_in, code, compiled_double):
-    """The folder of kept programs, with one that a command has used."""
+def runs(tmp_path, cache_in, code, lowered):
+    """The folder of kept programs, with a step that a command has used."""
     cache_in(str(tmp_path))
-    keep(tmp_path / "runs", "used").write("step", compiled_double)
-    Ahead("command").take(keep(tmp_path / "runs", "used"))
+    keep(tmp_path / "runs").compile("step", lowered)
+    Ahead("command").give(keep(tmp_path / "runs"))
     return tmp_path / "runs"
 
 
-def test_a_command_loads_what_it_used_last(folder, monkeypatch):
-    begun = []
-    monkeypatch.setattr(Kept, "begin", lambda self, *names: begun.append((self.digest, names)))
-    ahead = Ahead("command")
-    assert begun == [("used", ("state", "step"))]
-    taken = ahead.take(keep(folder, "used"))
-    assert taken is not ahead.take(keep(folder, "used"))  # what loads is taken once
+@pytest.fixture
+def loads(monkeypatch):
+    """What has been loaded so far."""
+    loads, load = [], kept._load
+    monkeypatch.setattr(kept, "_load", lambda *args: loads.append(args) or load(*args))
+    return loads
+
+
+def test_a_command_loads_what_it_used_last_once(runs, loads):
     Ahead("another command")
-    assert len(begun) == 1
+    ahead, again = Ahead("command"), keep(runs)
+    ahead.give(again)
+    program = again.read("step")()
+    assert again.read("step")() is program
+    np.testing.assert_array_equal(program(X)["y"], [0, 2, 4])
+    assert len(loads) == 1
+    ahead.give(third := keep(runs))
+    assert third.read("step")() is not program  # what was loading belongs to one
 
 
-def test_what_was_loaded_in_vain_is_left_and_the_right_one_is_noted(folder):
-    right = keep(folder, "right")
-    assert Ahead("command").take(right) is right
-    again = Ahead("command")
-    assert again.take(right) is not right
-    assert again.take(right) is right
+def test_what_was_loaded_in_vain_is_left_and_the_right_one_is_noted(runs, loads, double_compiled):
+    right = keep(runs, "right")
+    right.compile("step", Lowered(double_compiled, "another text"))
+    Ahead("command").give(right)
+    assert right.read("step")() is not right.read("step")()
+    del loads[:]
+    Ahead("command").give(right)
+    assert right.read("step")() is right.read("step")()
+    assert len(loads) == 1
 
 
-def test_another_jax_or_processor_loads_nothing(folder, code, monkeypatch):
+def test_another_jax_or_processor_loads_nothing(runs, loads, code, monkeypatch):
     """Whose programs might end the process before it is known that they are not the right ones."""
-    begun = []
-    monkeypatch.setattr(Kept, "begin", lambda self, *names: begun.append(self.digest))
-    monkeypatch.setattr(kept, "processor", lambda: "another")
-    Ahead("command")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "processor", lambda: "another")
+        Ahead("command")
     code.write_text("x = 12")
-    Ahead("command")
-    assert begun == []
+    Ahead("command").give(keep(runs))
+    assert loads == []
 
 
 def test_nothing_loads_early_where_nothing_is_kept(cache_in):
     cache_in(None)
-    here = keep("nowhere")
-    assert Ahead("command").take(here) is here
+    Ahead("command").give(keep("nowhere"))
 
 
 @pytest.mark.slow
@@ -384,15 +431,20 @@ def test_a_second_run_compiles_nothing_and_is_the_same(tmp_path):
         command = [sys.executable, "-c", program, "train", str(recipe)]
         run = tmp_path / name
         subprocess.run([*command, "--run", str(run)], env=environment, cwd=tmp_path, check=True)
-        files = {path.name for path in (tmp_path / "cache").rglob("runs/*")}
+        files = [path.name for path in (tmp_path / "cache").rglob("runs/*")]
         rows = [(row["loss"], row.get("gradient_norm")) for row in read_rows(run)]
-        return rows, sorted(name.partition("-")[2] for name in files)
+        return rows, sorted(name.partition("-")[2] or "program" for name in files)
 
     rows, names = run("first")
-    assert names == ["last", "state", "step"]
+    assert names == ["last", "program", "program", "state", "step"]
     assert run("second") == (rows, names)
     recipe.write_text(f"{text}# changed\n")
-    names = ["last", "state", "state", "step", "step"]
-    assert run("third") == (rows, names)
-    recipe.write_text(f"import own\n{text}")
-    assert run("fourth") == (rows, names)
+    names = ["last", "program", "program", "state", "state", "step", "step"]
+    assert run("third") == run("fourth") == (rows, names)
+    shutil.rmtree(next((tmp_path / "cache").rglob("runs")))  # but JAX still has them
+    assert run("fifth") == run("sixth") == (rows, ["last", "state", "step"])
+    recipe.write_text(text.replace("epochs=1", "epochs=1, ema_decay=0.5"))
+    rows, names = run("seventh")
+    assert names == ["last", "program", "program", "state", "state", "step", "step"]
+    recipe.write_text(f"import own\n{recipe.read_text()}")
+    assert run("eighth") == (rows, names)
