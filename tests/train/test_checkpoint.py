@@ -14,10 +14,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from jaxseg.errors import InputError
-from jaxseg.train import checkpoint
 from jaxseg.train.checkpoint import Checkpoint
 from jaxseg.train.state import create_state
 
@@ -132,13 +132,13 @@ def test_the_checkpoint_before_is_there_until_the_new_one_is_verified(tmp_path, 
     """Bits that the disk changes on the way are found by reading back."""
     slot = Checkpoint(tmp_path)
     slot.save(1, {"w": jnp.ones(3)}, {})
-    write = checkpoint.ocp.Checkpointer.save
+    write = ocp.Checkpointer.save
 
     def spoilt(self, place, *, args):
         args.item["w"] = args.item["w"] + 1
         write(self, place, args=args)
 
-    monkeypatch.setattr(checkpoint.ocp.Checkpointer, "save", spoilt)
+    monkeypatch.setattr(ocp.Checkpointer, "save", spoilt)
     with pytest.raises(InputError, match="of step 1 is intact: w is not what was written"):
         slot.save(2, {"w": jnp.ones(3)}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
