@@ -24,7 +24,6 @@ from jax.experimental import serialize_executable
 from jax.stages import Compiled, Lowered
 
 from jaxseg.cli.compiled import processor
-from jaxseg.compiler import in_background
 
 Load = Callable[[], Compiled | None]
 Loading = dict[str, Load]
@@ -70,6 +69,7 @@ class Kept:
         self.digest = digest(surroundings, identity)
         self._folder, self._surroundings, self._device = folder, surroundings, device
         self._loading: Loading = {}
+        self._compiled: list[tuple[str, Compiled]] = []
 
     def read(self, name: str) -> Load | None:
         """A function that loads a program; None where there is no such program, or it is torn."""
@@ -80,7 +80,7 @@ class Kept:
         self._loading = loading
 
     def compile(self, name: str, lowered: Lowered) -> Compiled:
-        """Loads a program that another identity has compiled, or compiles it; keeps it in the background.
+        """Loads a program that another identity has compiled, or compiles it, for `write` to keep.
 
         What JAX has found in its own cache is not kept: a program that was loaded XLA writes, on a CPU, without its kernels.
         """
@@ -93,8 +93,13 @@ class Kept:
         _this_thread.has_compiled = False
         compiled = lowered.compile()
         if _this_thread.has_compiled:
-            in_background(self._write, program, compiled)
+            self._compiled.append((program, compiled))
         return compiled
+
+    def write(self) -> None:
+        """Keeps what was compiled. Python stands still for a third of a second, XLA does not."""
+        while self._compiled:
+            self._write(*self._compiled.pop())
 
     def _write(self, program: str, compiled: Compiled) -> None:
         """Keeps a program, if it can be kept and the disk lets it: one that calls Python has no meaning elsewhere."""

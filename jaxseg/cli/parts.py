@@ -33,6 +33,7 @@ class Parts:
     network: Network
     parallel: Parallel
     step: ParallelStep
+    programs: Programs
     state: TrainState
     learning_rate: optax.Schedule
 
@@ -105,6 +106,7 @@ def make(
         network=network,
         parallel=parallel,
         step=step,
+        programs=begin,
         state=parallel.take(state),
         learning_rate=learning_rate,
     )

@@ -13,7 +13,7 @@ from jaxseg.cli.assemble import Network
 from jaxseg.cli.folder import Facts
 from jaxseg.cli.kept import Kept
 from jaxseg.cli.step import batch_shapes, make_state
-from jaxseg.compiler import uncollected
+from jaxseg.compiler import in_background, uncollected
 from jaxseg.recipe import Recipe
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.parallel_step import ParallelStep
@@ -90,6 +90,11 @@ class Programs:
             state = jax.eval_shape(self._draw, key)
         batch = batch_shapes(self._recipe, self._facts)
         step.prepare(state, batch, key, compile=functools.partial(self._compile, "step"))
+
+    def keep(self) -> None:
+        """Keeps in the background what was compiled; best while a step runs."""
+        if self._kept is not None:
+            in_background(self._kept.write)
 
     def _compile(self, name: str, lowered: Lowered) -> Compiled:
         return lowered.compile() if self._kept is None else self._kept.compile(name, lowered)

@@ -17,6 +17,7 @@ from jaxseg.cli.ahead import Ahead
 from jaxseg.cli.folder import Facts, RunFolder
 from jaxseg.cli.parts import make
 from jaxseg.cli.progress import RunObserver, Unseen, console, summary
+from jaxseg.cli.step import at_second_call
 from jaxseg.cli.train import DESCRIPTION
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
@@ -154,6 +155,10 @@ def _train_in(
         recipe, facts, parts.network, parallel, parts.validation_source, stop
     )
 
+    def settle() -> None:
+        pages.allow_huge(True)
+        parts.programs.keep()
+
     def begin() -> list[str]:
         if resume:
             recipes.save(recipe, run.path / "recipe.json")  # its data may have moved
@@ -195,7 +200,7 @@ def _train_in(
             log.write({"kind": "classes", "step": 0, "pixels": pixels.sum(0).tolist()})
         state, progress = fit(
             state,
-            pages.huge_from_second_call(fed.step),
+            at_second_call(fed.step, settle),
             fed.batches,
             key=parallel.replicate(jax.random.key(recipe.train.seed)),
             schedule=schedule,

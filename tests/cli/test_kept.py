@@ -50,12 +50,6 @@ X = {"x": jnp.arange(3.0)}
 DEVICE = jax.devices()[0]
 
 
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch):
-    """What is kept in the background is there when `compile` returns."""
-    monkeypatch.setattr(kept, "in_background", lambda fn, *args: fn(*args))
-
-
 @pytest.fixture(scope="module")
 def double_compiled():
     return jax.jit(double).lower(X).compile()
@@ -82,13 +76,20 @@ def keep(folder, identity="recipe", surroundings="here"):
     return Kept(folder, surroundings, identity, DEVICE)
 
 
+def written(place, name, lowered):
+    """The program that `place` compiles and keeps."""
+    program = place.compile(name, lowered)
+    place.write()
+    return program
+
+
 @pytest.fixture
 def lowered(double_compiled):
     return Lowered(double_compiled)
 
 
 def test_what_was_compiled_is_read(tmp_path, lowered, double_compiled):
-    assert keep(tmp_path / "new").compile("double", lowered) is double_compiled
+    assert written(keep(tmp_path / "new"), "double", lowered) is double_compiled
     program = keep(tmp_path / "new").read("double")()
     np.testing.assert_array_equal(program(X)["y"], [0, 2, 4])
     with pytest.raises(TypeError, match="pytree"):
@@ -96,7 +97,7 @@ def test_what_was_compiled_is_read(tmp_path, lowered, double_compiled):
 
 
 def test_programs_of_other_identities_surroundings_and_names_are_not_read(tmp_path, lowered):
-    keep(tmp_path).compile("double", lowered)
+    written(keep(tmp_path), "double", lowered)
     assert keep(tmp_path).read("triple") is None
     assert keep(tmp_path, "other").read("double") is None
     assert keep(tmp_path, surroundings="elsewhere").read("double") is None
@@ -104,16 +105,16 @@ def test_programs_of_other_identities_surroundings_and_names_are_not_read(tmp_pa
 
 def test_another_identity_loads_the_same_program(tmp_path, lowered):
     """Such as a recipe with another seed; but not in other surroundings, and not a program of another text or name."""
-    keep(tmp_path).compile("double", lowered)
-    program = keep(tmp_path, "seed 1").compile("double", lowered)
+    written(keep(tmp_path), "double", lowered)
+    program = written(keep(tmp_path, "seed 1"), "double", lowered)
     np.testing.assert_array_equal(program(X)["y"], [0, 2, 4])
     assert lowered.count == 1
     assert keep(tmp_path, "seed 1").read("double") is not None
-    keep(tmp_path, surroundings="elsewhere").compile("double", lowered)
-    keep(tmp_path).compile("other", lowered)
+    written(keep(tmp_path, surroundings="elsewhere"), "double", lowered)
+    written(keep(tmp_path), "other", lowered)
     assert lowered.count == 3
     other = Lowered(program, "another text")
-    keep(tmp_path).compile("double", other)
+    written(keep(tmp_path), "double", other)
     assert other.count == 1
 
 
@@ -121,11 +122,11 @@ def test_another_identity_loads_the_same_program(tmp_path, lowered):
     "change", [lambda c: c[:-1], lambda c: b"", lambda c: c[:99] + b"\0" + c[100:]]
 )
 def test_a_torn_program_is_not_read_but_compiled(tmp_path, lowered, change):
-    keep(tmp_path).compile("double", lowered)
+    written(keep(tmp_path), "double", lowered)
     for path in tmp_path.iterdir():
         path.write_bytes(change(path.read_bytes()))
     assert keep(tmp_path).read("double") is None
-    keep(tmp_path).compile("double", lowered)
+    written(keep(tmp_path), "double", lowered)
     assert lowered.count == 2
     assert keep(tmp_path).read("double") is not None
 
@@ -134,10 +135,10 @@ def test_a_program_that_its_device_refuses_is_none_and_compiled(tmp_path, lowere
     def refuse(*_, **__):
         raise jax.errors.JaxRuntimeError("INTERNAL: another driver")
 
-    keep(tmp_path).compile("double", lowered)
+    written(keep(tmp_path), "double", lowered)
     monkeypatch.setattr(kept.serialize_executable, "deserialize_and_load", refuse)
     assert keep(tmp_path).read("double")() is None
-    keep(tmp_path).compile("double", lowered)
+    written(keep(tmp_path), "double", lowered)
     assert lowered.count == 2
 
 
@@ -146,31 +147,31 @@ def test_what_calls_python_is_not_kept(tmp_path, call):
     def fn(tree):
         return call(np.sin, jax.ShapeDtypeStruct(tree["x"].shape, tree["x"].dtype), tree["x"])
 
-    keep(tmp_path).compile("sine", Lowered(jax.jit(fn).lower(X).compile()))
+    written(keep(tmp_path), "sine", Lowered(jax.jit(fn).lower(X).compile()))
     assert keep(tmp_path).read("sine") is None
 
 
 def test_what_jax_has_loaded_is_not_kept(tmp_path, double_compiled):
     """XLA on a CPU would write it without its kernels, and a later run would fail in its first step."""
-    keep(tmp_path).compile("double", Lowered(double_compiled, found=True))
+    written(keep(tmp_path), "double", Lowered(double_compiled, found=True))
     assert keep(tmp_path).read("double") is None
 
 
 def test_a_disk_that_takes_nothing_is_no_error(tmp_path, lowered, double_compiled):
     (tmp_path / "file").write_text("no folder can be made below a file")
     nowhere = keep(tmp_path / "file" / "folder")
-    assert nowhere.compile("double", lowered) is double_compiled
+    assert written(nowhere, "double", lowered) is double_compiled
     assert nowhere.read("double") is None
 
 
 def test_the_programs_that_were_read_last_stay(tmp_path, double_compiled, monkeypatch):
     monkeypatch.setattr(kept, "_KEPT", 4)
     for age, name in enumerate(("first", "second")):
-        keep(tmp_path).compile(name, Lowered(double_compiled, name))
+        written(keep(tmp_path), name, Lowered(double_compiled, name))
         for path in tmp_path.iterdir():
             os.utime(path, (age, age))
     keep(tmp_path).read("first")
-    keep(tmp_path).compile("third", Lowered(double_compiled, "third"))
+    written(keep(tmp_path), "third", Lowered(double_compiled, "third"))
     found = [keep(tmp_path).read(name) is not None for name in ("first", "second", "third")]
     assert found == [True, False, True]
 
@@ -255,6 +256,12 @@ def batch_of(parallel):
     return parallel.shard({"image": images, "label": rng.integers(0, 3, (2, 16, 20), np.uint8)})
 
 
+@pytest.fixture
+def _at_once(monkeypatch):
+    """What is kept in the background is there when `keep` returns."""
+    monkeypatch.setattr(programs, "in_background", lambda fn: fn())
+
+
 def three_steps(kept_in, channels):
     """The state and the logs of three steps, and whether the programs were kept before."""
     recipe, network, optimizer = run_parts(channels)
@@ -267,9 +274,11 @@ def three_steps(kept_in, channels):
     for _ in range(3):
         state, log = step(state, batch_of(parallel), key)
         logs.append(jax.device_get(log))
+    begin.keep()
     return jax.device_get(state), logs, begin.are_kept
 
 
+@pytest.mark.usefixtures("_at_once")
 def test_a_run_with_programs_that_are_loaded_is_the_run_that_compiled_them(tmp_path, compiled):
     """State and logs to the last bit; and the run that keeps nothing."""
     *first, was_kept = three_steps(keep(tmp_path), (4, 6))
@@ -286,6 +295,7 @@ def test_a_run_with_programs_that_are_loaded_is_the_run_that_compiled_them(tmp_p
     assert float(first[1][0]["loss"]) != float(first[1][2]["loss"])
 
 
+@pytest.mark.usefixtures("_at_once")
 def test_what_cannot_be_loaded_is_compiled(tmp_path, monkeypatch):
     *first, _ = three_steps(keep(tmp_path), (4, 7))
     monkeypatch.setattr(kept, "_load", lambda *_: None)
@@ -359,7 +369,7 @@ def test_recipe_its_file_and_the_data_set_tell_programs_apart(monkeypatch, cache
 def runs(tmp_path, cache_in, code, lowered):
     """The folder of kept programs, with a step that a command has used."""
     cache_in(str(tmp_path))
-    keep(tmp_path / "runs").compile("step", lowered)
+    written(keep(tmp_path / "runs"), "step", lowered)
     Ahead("command").give(keep(tmp_path / "runs"))
     return tmp_path / "runs"
 
@@ -386,7 +396,7 @@ def test_a_command_loads_what_it_used_last_once(runs, loads):
 
 def test_what_was_loaded_in_vain_is_left_and_the_right_one_is_noted(runs, loads, double_compiled):
     right = keep(runs, "right")
-    right.compile("step", Lowered(double_compiled, "another text"))
+    written(right, "step", Lowered(double_compiled, "another text"))
     Ahead("command").give(right)
     assert right.read("step")() is not right.read("step")()
     del loads[:]

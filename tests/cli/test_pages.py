@@ -8,6 +8,7 @@ import pytest
 
 from jaxseg.cli import pages
 from jaxseg.cli.main import main
+from jaxseg.cli.step import at_second_call
 
 STATUS = Path("/proc/self/status")
 SCRIPT = f"""
@@ -29,13 +30,12 @@ def test_the_kernel_is_told():
     assert out.stdout.split() == ["0", "1"]
 
 
-def test_they_are_allowed_at_the_second_call_and_no_other(monkeypatch):
-    told = []
-    monkeypatch.setattr(pages, "allow_huge", told.append)
-    step, seen = pages.huge_from_second_call(lambda x: -x), []
+def test_something_is_done_at_the_second_call_and_no_other():
+    done, seen = [], []
+    step = at_second_call(lambda x: -x, lambda: done.append(True))
     for value in (1, 2, 3):
         assert step(value) == -value
-        seen.append(list(told))
+        seen.append(list(done))
     assert seen == [[], [True], [True]]
 
 
