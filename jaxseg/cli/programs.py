@@ -92,7 +92,7 @@ class Programs:
         step.prepare(state, batch, key, compile=functools.partial(self._compile, "step"))
 
     def keep(self) -> None:
-        """Keeps in the background what was compiled; best while a step runs."""
+        """Keeps in the background what was compiled."""
         if self._kept is not None:
             in_background(self._kept.write)
 

@@ -60,17 +60,3 @@ def batch_shapes(recipe: Recipe, facts: Facts) -> dict[str, Any]:
         "image": jax.ShapeDtypeStruct((*shape, facts.channels), jnp.uint8),
         "label": jax.ShapeDtypeStruct(shape, jnp.uint8),
     }
-
-
-def at_second_call(step: Callable[..., Any], action: Callable[[], None]) -> Callable[..., Any]:
-    """`step`, before whose second call something is done that its first would have waited for."""
-    calls = 0
-
-    def stepped(*args: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            action()
-        return step(*args)
-
-    return stepped

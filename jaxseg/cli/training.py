@@ -3,8 +3,9 @@
 import argparse
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,8 +17,8 @@ from jaxseg.cli import report as reports
 from jaxseg.cli.ahead import Ahead
 from jaxseg.cli.folder import Facts, RunFolder
 from jaxseg.cli.parts import make
+from jaxseg.cli.programs import Programs
 from jaxseg.cli.progress import RunObserver, Unseen, console, summary
-from jaxseg.cli.step import at_second_call
 from jaxseg.cli.train import DESCRIPTION
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
@@ -90,6 +91,23 @@ def _lock(run: RunFolder, lock: contextlib.ExitStack) -> None:
     lock.enter_context(run.locked())
 
 
+def _starting(step: Callable[..., Any], programs: Programs) -> Callable[..., Any]:
+    """`step`, with what would have kept its first call waiting done behind that: programs are written while it runs."""
+    calls = 0
+
+    def stepped(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            pages.allow_huge(True)
+        results = step(*args)
+        if calls == 1:
+            programs.keep()
+        return results
+
+    return stepped
+
+
 def _check_equal(recipe: Recipe, facts: Facts) -> None:
     """All processes must train the same model on the same data."""
     seen = facts.without_environment()
@@ -155,10 +173,6 @@ def _train_in(
         recipe, facts, parts.network, parallel, parts.validation_source, stop
     )
 
-    def settle() -> None:
-        pages.allow_huge(True)
-        parts.programs.keep()
-
     def begin() -> list[str]:
         if resume:
             recipes.save(recipe, run.path / "recipe.json")  # its data may have moved
@@ -200,7 +214,7 @@ def _train_in(
             log.write({"kind": "classes", "step": 0, "pixels": pixels.sum(0).tolist()})
         state, progress = fit(
             state,
-            at_second_call(fed.step, settle),
+            _starting(fed.step, parts.programs),
             fed.batches,
             key=parallel.replicate(jax.random.key(recipe.train.seed)),
             schedule=schedule,
