@@ -22,9 +22,12 @@ class Ahead:
 
     def __init__(self, command: str):
         self._note, self._used, self._loading = None, "", Loading()
-        folder, device = kept_programs.place(), jax.devices()[0]
-        surroundings = folder and kept_programs.fingerprint(device)
-        if folder is None or surroundings is None:
+        folder = kept_programs.place()
+        if folder is None:
+            return
+        device = jax.devices()[0]
+        surroundings = kept_programs.fingerprint(device)
+        if surroundings is None:
             return
         self._note = folder / f"{kept_programs.digest(surroundings, command)}-last"
         with contextlib.suppress(OSError, UnicodeDecodeError):

@@ -23,19 +23,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--process-id", type=int)
 
 
-def join(options: argparse.Namespace) -> None:
+def join(options: argparse.Namespace) -> bool:
     """Joins the other processes where the options ask for it; before JAX looks for devices.
+
+    Returns:
+        Whether there are others.
 
     Raises:
         InputError: Options that do not fit together, or no others are found.
     """
     found = _others(options)
-    if found is not None:
-        from jaxseg.train import (
-            processes,  # only now: a run alone imports it while its programs load
-        )
+    if found is None:
+        return False
+    # Only now: a run of one process imports it while its programs load.
+    from jaxseg.train import processes
 
-        processes.join(*found)
+    processes.join(*found)
+    return True
 
 
 def _others(options: argparse.Namespace) -> tuple[Any, ...] | None:

@@ -39,7 +39,12 @@ class Parts:
 
 
 def make(
-    recipe: Recipe, run: RunFolder, resume: bool, done: int | None, code: bytes, ahead: Ahead
+    recipe: Recipe,
+    run: RunFolder,
+    resume: bool,
+    done: int | None,
+    code: bytes,
+    ahead: Ahead | None,
 ) -> Parts:
     """Makes the parts of a run, or says what of its recipe cannot be.
 
@@ -49,7 +54,7 @@ def make(
         resume: Whether the run goes on.
         done: How many steps it has taken before; None for a new one.
         code: The recipe's file.
-        ahead: What is loading already.
+        ahead: What is loading already; None where nothing can be.
 
     Raises:
         InputError: What does not fit.
@@ -79,7 +84,7 @@ def make(
     # On the device the step is part of a larger program; a run that has ended needs none.
     is_called = not recipe.data.on_device and (done or 0) < steps
     kept = programs.find(recipe, facts, parallel, code) if is_called else None
-    if kept is not None:
+    if kept is not None and ahead is not None:
         ahead.give(kept)
     begin = Programs(recipe, facts, network, optimizer, kept)
     # What takes longest, the step, goes to XLA first; what else there is to do is done while it compiles. Labels that do

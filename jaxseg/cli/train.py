@@ -38,11 +38,12 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(
             "--topology goes with --dry-run: what is trained on is the devices there are"
         )
-    join.join(options)  # before anything looks for devices, such as a recipe's own code
+    others = join.join(options)  # before anything looks for devices, such as a recipe's own code
     ahead = None
     if not options.dry_run:
         pages.allow_huge(False)  # until the second step
-        ahead = Ahead(repr((os.getcwd(), vars(options) | {"run": None}, rest)))
+        if not others:  # who keep no programs
+            ahead = Ahead(repr((os.getcwd(), vars(options) | {"run": None}, rest)))
     from jaxseg.cli import training  # only now, while programs load
 
     return training.run(options, rest, ahead)

@@ -34,11 +34,11 @@ def run(options: argparse.Namespace, rest: Sequence[str], ahead: Ahead | None) -
     Args:
         options: The command's own.
         rest: A recipe file, if there is one, and fields of the recipe.
-        ahead: What is loading already; None for a dry run.
+        ahead: What is loading already; None where nothing can be.
     """
     try:
         recipe, name, code = on_all(lambda: _recipe(options, rest))
-        if ahead is None:
+        if options.dry_run:
             forecast.run(recipe, options.topology)
         else:
             folder = options.resume or options.run or on_first(lambda: _new_name(name))
@@ -77,7 +77,7 @@ def _new_name(name: str) -> str:
     return f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _train(recipe: Recipe, folder: str, resume: bool, code: bytes, ahead: Ahead) -> None:
+def _train(recipe: Recipe, folder: str, resume: bool, code: bytes, ahead: Ahead | None) -> None:
     run = RunFolder(folder)
     with contextlib.ExitStack() as lock:
         if resume:
@@ -132,7 +132,7 @@ def _train_in(
     recipe: Recipe,
     resume: bool,
     code: bytes,
-    ahead: Ahead,
+    ahead: Ahead | None,
 ) -> None:
     shown = console(quiet=not is_first())
     stop = StopRequest()

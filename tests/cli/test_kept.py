@@ -21,6 +21,7 @@ from jaxseg.cli.kept import Kept
 from jaxseg.cli.programs import Programs
 from jaxseg.cli.step import train_step
 from jaxseg.recipe import ModelRecipe, OptimizerRecipe, Recipe, TrainRecipe
+from jaxseg.train.checkpoint import Checkpoint
 from jaxseg.train.log import read_rows
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.state import create_state
@@ -262,14 +263,17 @@ def _at_once(monkeypatch):
     monkeypatch.setattr(programs, "in_background", lambda fn: fn())
 
 
-def three_steps(kept_in, channels):
-    """The state and the logs of three steps, and whether the programs were kept before."""
+def three_steps(kept_in, channels, slot=None):
+    """The state and the logs of three steps, and whether the programs were kept before; `slot` has the state restored."""
     recipe, network, optimizer = run_parts(channels)
     parallel = Parallel("jit", [DEVICE])
     begin = Programs(recipe, FACTS, network, optimizer, kept_in)
     step = parallel.compile(train_step(recipe, FACTS, network, optimizer))
     begin.prepare(step)
     state, key = parallel.take(begin.draw(7)), parallel.replicate(jax.random.key(1))
+    if slot is not None:
+        slot.save(0, state, {})
+        state, _ = slot.restore(state)
     logs = []
     for _ in range(3):
         state, log = step(state, batch_of(parallel), key)
@@ -280,16 +284,19 @@ def three_steps(kept_in, channels):
 
 @pytest.mark.usefixtures("_at_once")
 def test_a_run_with_programs_that_are_loaded_is_the_run_that_compiled_them(tmp_path, compiled):
-    """State and logs to the last bit; and the run that keeps nothing."""
+    """State and logs to the last bit, also where it goes on from a checkpoint; and the run that keeps nothing."""
     *first, was_kept = three_steps(keep(tmp_path), (4, 6))
     assert not was_kept
     count = compiled("train_step")
     *second, was_kept = three_steps(keep(tmp_path), (4, 6))
     assert was_kept
     assert compiled("train_step") == count
+    *resumed, _ = three_steps(keep(tmp_path), (4, 6), Checkpoint(tmp_path / "slot"))
+    assert compiled("train_step") == count
     *third, was_kept = three_steps(None, (4, 6))
     assert not was_kept
     assert compiled("train_step") > count
+    chex.assert_trees_all_equal(first, resumed)
     chex.assert_trees_all_equal(first, second)
     chex.assert_trees_all_equal(first, third)
     assert float(first[1][0]["loss"]) != float(first[1][2]["loss"])
