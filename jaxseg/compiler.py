@@ -35,6 +35,19 @@ def jit(fn: Callable[..., Any], **arguments: Any) -> Any:
     return jax.jit(fn, compiler_options=options(jax.default_backend()), **arguments)
 
 
+def jit_once(fn: Callable[..., Any]) -> Any:
+    """`jax.jit` for a function that runs once, such as one that draws variables, with little optimisation.
+
+    XLA on a CPU spends a second or more on the random numbers of each kernel's shape, a minute on a large network, to
+    save milliseconds in a function that runs once; without any optimisation the numbers themselves take longer to draw.
+
+    >>> jit_once(lambda key: jax.random.normal(key, (3,)))(jax.random.key(0)).shape
+    (3,)
+    """
+    few = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    return jax.jit(fn, compiler_options=few)
+
+
 @functools.cache
 def options(platform: str) -> dict[str, Any] | None:
     """`compiler_options` of `jax.jit` for `"cpu"`, `"gpu"` or `"tpu"`; None where XLA has or knows none.

@@ -1,50 +1,50 @@
-"""Programs that load while the rest of jaxseg is imported: those that the same command used last."""
+"""Programs that load while the rest of jaxseg is imported: those that the same recipe used last."""
 
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import Future
 
-import jax
+from jax.stages import Compiled
 
-from jaxseg.cli import kept as kept_programs
-from jaxseg.cli.kept import Kept, Loading
+from jaxseg.cli import exports
+from jaxseg.cli.exports import Exports
+from jaxseg.compiler import in_background, uncollected
 
 
 class Ahead:
-    """Begins to load what a command used last, if that was noted.
+    """Begins to load what a recipe used last, if that was noted.
 
-    Which programs a run needs is known only when its recipe is read, its data set opened and all its code imported: that
-    keeps one core busy for half a second, in which another can load. Until then it is a guess, though never a program of
-    another JAX or of another processor.
+    Which programs a run needs is known only when its data set is open and all its code imported: that keeps one core busy
+    for half a second, in which another can load. Until then it is a guess.
 
     Args:
-        command: All that was given on the command line, but for what does not change programs.
+        recipe: All that is known of the recipe.
     """
 
-    def __init__(self, command: str):
-        self._note, self._used, self._loading = None, "", Loading()
-        folder = kept_programs.place()
-        if folder is None:
+    def __init__(self, recipe: str):
+        self._note, self._used = None, ""
+        self._loading: dict[str, Future[Compiled]] = {}
+        folder = exports.place()
+        digest = None if folder is None else exports.digest(recipe)
+        if folder is None or digest is None:
             return
-        device = jax.devices()[0]
-        surroundings = kept_programs.fingerprint(device)
-        if surroundings is None:
-            return
-        self._note = folder / f"{kept_programs.digest(surroundings, command)}-last"
+        self._note = folder / f"{digest}-last"
         with contextlib.suppress(OSError, UnicodeDecodeError):
             self._used = self._note.read_text()
-        pool = ThreadPoolExecutor(1, thread_name_prefix="jaxseg")
-        for name in ("state", "step"):
-            load = kept_programs.read(folder, self._used, name, device)
-            if load is not None:
-                self._loading[name] = pool.submit(load).result
-        pool.shutdown(wait=False)  # the thread ends with its last call
+            self._note.touch()  # as of programs, the oldest go first
+        with uncollected():
+            for name in ("init", "step"):
+                # Lowered in this thread: JAX imports for it, and two threads should not at once.
+                if (program := Exports(folder, self._used).read(name)) is not None:
+                    self._loading[name] = in_background(exports.lower(name, program).compile)
 
-    def give(self, kept: Kept) -> None:
-        """Gives what is loading to whom it belongs to; what does not belong to `kept` is left, which is noted."""
+    def give(self, kept: Exports) -> Mapping[str, Future[Compiled]]:
+        """What is loading, if it is what `kept` names; else nothing, and `kept` is noted for the next time."""
+        loading, self._loading = self._loading, {}
         if self._used == kept.digest:
-            kept.take(self._loading)
-        elif self._note is not None:
+            return loading
+        if self._note is not None:
             with contextlib.suppress(OSError):
                 self._note.parent.mkdir(parents=True, exist_ok=True)
                 self._note.write_text(kept.digest)
-        self._loading = {}
+        return {}

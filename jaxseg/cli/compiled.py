@@ -33,7 +33,7 @@ def settings(environment: Mapping[str, str]) -> dict[str, str]:
     True
     """
     caches = environment.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    kind = hashlib.sha256(processor().encode()).hexdigest()[:12]
+    kind = hashlib.sha256(_processor().encode()).hexdigest()[:12]
     return {
         "JAX_COMPILATION_CACHE_DIR": os.path.join(caches, "jaxseg", f"xla-{kind}"),
         "JAX_COMPILATION_CACHE_MAX_SIZE": str(2 * 2**30),
@@ -52,7 +52,7 @@ def drop_torn(folder: Path) -> None:
                 program.unlink()
 
 
-def processor() -> str:
+def _processor() -> str:
     """What tells processors apart: their kind, and on Linux their instructions."""
     text = platform.machine() + platform.processor()
     try:

@@ -14,7 +14,6 @@ from jaxseg.cli import arguments, assemble, sources
 from jaxseg.cli.assemble import Network
 from jaxseg.cli.folder import Facts, RunFolder
 from jaxseg.cli.progress import console, summary
-from jaxseg.cli.step import make_state
 from jaxseg.recipe import Recipe
 from jaxseg.train.log import finite
 from jaxseg.train.loop import evaluate
@@ -64,7 +63,10 @@ def restore_variables(run: RunFolder, network: Network, checkpoint: str = "best"
     if checkpoint == "best":
         return run.best.restore(network.shapes())[0]
     optimizer = assemble.optimizer(run.recipe, assemble.learning_rate(run.recipe, 10**6))
-    template = jax.eval_shape(make_state(run.recipe, network, optimizer), jax.random.key(0))
+    ema = run.recipe.train.ema_decay is not None
+    template = jax.eval_shape(
+        lambda variables: create_state(variables, optimizer, ema=ema), network.shapes()
+    )
     return run.last.restore(template)[0].evaluated.variables
 
 

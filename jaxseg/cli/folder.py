@@ -137,12 +137,7 @@ class RunFolder:
     @property
     def recipe(self) -> Recipe:
         """The recipe that the run was started with."""
-        if not (self.path / "recipe.json").is_file():
-            raise InputError(
-                f"{self.path} is not a run folder: it holds no recipe.json (a run that ended before it began leaves "
-                "none: start it again with --run)"
-            )
-        return recipes.load(self.path / "recipe.json")
+        return recipes.of_run(self.path)
 
     @property
     def facts(self) -> Facts:

@@ -9,7 +9,7 @@ from jax.experimental import topologies
 
 from jaxseg.cli import assemble, feeding, sources
 from jaxseg.cli.progress import console
-from jaxseg.cli.step import batch_shapes, make_state, train_step
+from jaxseg.cli.step import described, train_step
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
 from jaxseg.train.program import chip_of, forecast, needs
@@ -34,9 +34,7 @@ def run(recipe: Recipe, topology: str | None) -> None:
     parallel = assemble.parallel(recipe, None if topology is None else _devices(topology))
     optimizer = assemble.optimizer(recipe, assemble.learning_rate(recipe, 10**6))
     step = train_step(recipe, facts, network, optimizer)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(make_state(recipe, network, optimizer), key)
-    batch = batch_shapes(recipe, facts)
+    state, batch, key = described(recipe, facts, network.shapes(), optimizer)
     lowered = parallel.lower(step, state, batch, key)
     size = batch["image"].shape[1:3]
     try:

@@ -33,7 +33,6 @@ class Parts:
     network: Network
     parallel: Parallel
     step: ParallelStep
-    programs: Programs
     state: TrainState
     learning_rate: optax.Schedule
 
@@ -84,25 +83,24 @@ def make(
     # On the device the step is part of a larger program; a run that has ended needs none.
     is_called = not recipe.data.on_device and (done or 0) < steps
     kept = programs.find(recipe, facts, parallel, code) if is_called else None
-    if kept is not None and ahead is not None:
-        ahead.give(kept)
-    begin = Programs(recipe, facts, network, optimizer, kept)
+    loading = {} if kept is None or ahead is None else ahead.give(kept)
+    begin = Programs(recipe, facts, network, optimizer, kept, loading)
     # What takes longest, the step, goes to XLA first; what else there is to do is done while it compiles. Labels that do
-    # not fit are told before that, but where there is nothing to compile, behind the loading of the step.
+    # not fit are told before that, but where there is nothing to trace, behind the loading of the step.
     if not begin.are_kept:
         _check_labels(recipe, train_source, validation_source)
     step = parallel.compile(train_step(recipe, facts, network, optimizer))
     if is_called:
         begin.prepare(step)
-    drawn = in_background(begin.draw, recipe.train.seed)
+    drawn = in_background(begin.init, recipe.train.seed)
     with uncollected():  # albumentations is imported
         feeding.check_augmentation(recipe, facts)
     if begin.are_kept:
         _check_labels(recipe, train_source, validation_source)
-    state = drawn.result()
+    variables = drawn.result()
     if facts.pretrained is not None and done is None:
-        variables = pretrained.load(network.model, state.variables, facts.pretrained)
-        state = create_state(variables, optimizer, ema=recipe.train.ema_decay is not None)
+        variables = pretrained.load(network.model, variables, facts.pretrained)
+    state = create_state(variables, optimizer, ema=recipe.train.ema_decay is not None)
     return Parts(
         recipe=recipe,
         facts=facts,
@@ -111,7 +109,6 @@ def make(
         network=network,
         parallel=parallel,
         step=step,
-        programs=begin,
         state=parallel.take(state),
         learning_rate=learning_rate,
     )

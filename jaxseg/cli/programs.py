@@ -1,29 +1,32 @@
-"""The two programs that a run begins with, one that draws its state and its train step: loaded, or compiled and kept."""
+"""The two programs that a run begins with, one that draws its variables and its train step: kept, or traced."""
 
-import functools
+import inspect
 import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
 
 import jax
 import optax
-from jax.stages import Compiled, Lowered
+from jax.stages import Compiled
 
 from jaxseg import recipe as recipes
-from jaxseg.cli import kept as kept_programs
+from jaxseg.cli import exports
 from jaxseg.cli.assemble import Network
+from jaxseg.cli.exports import Exports
 from jaxseg.cli.folder import Facts
-from jaxseg.cli.kept import Kept
-from jaxseg.cli.step import batch_shapes, make_state
+from jaxseg.cli.step import described
 from jaxseg.compiler import in_background, uncollected
 from jaxseg.recipe import Recipe
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.parallel_step import ParallelStep
-from jaxseg.train.state import TrainState
+from jaxseg.typing import Key, Variables
 
 
-def find(recipe: Recipe, facts: Facts, parallel: Parallel, code: bytes) -> Kept | None:
+def find(recipe: Recipe, facts: Facts, parallel: Parallel, code: bytes) -> Exports | None:
     """Where the programs of a recipe are kept; None where they are not.
 
-    They are kept in the folder where JAX keeps its own, for one device: a program for several also depends on how they are
+    They are kept in the folder where JAX keeps compiled ones, for one device, whose programs do not say how they are
     divided.
 
     Args:
@@ -32,30 +35,28 @@ def find(recipe: Recipe, facts: Facts, parallel: Parallel, code: bytes) -> Kept 
         parallel: The devices.
         code: The recipe's file, which has been run and may have changed anything.
     """
-    devices = list(parallel.devices)
-    folder = kept_programs.place()
-    divided = len(devices) > 1 or recipe.train.cut_state or parallel.strategy != "jit"
+    folder = exports.place()
+    divided = len(parallel.devices) > 1 or recipe.train.cut_state or parallel.strategy != "jit"
     if divided or folder is None:
         return None
-    surroundings = kept_programs.fingerprint(devices[0])
-    if surroundings is None:
-        return None
     identity = json.dumps([recipes.to_dict(recipe), facts.without_environment(), code.hex()])
-    return Kept(folder, surroundings, identity, devices[0])
+    digest = exports.digest(identity)
+    return None if digest is None else Exports(folder, digest)
 
 
 class Programs:
     """What a recipe's run begins with.
 
     Attributes:
-        are_kept: Whether an earlier run has compiled them.
+        are_kept: Whether an earlier run has traced them.
 
     Args:
         recipe: The recipe.
         facts: What its data set holds.
         network: Its model.
         optimizer: Its optimizer.
-        kept: Where programs of earlier runs lie, and those compiled now will; None to keep none.
+        kept: Where programs of earlier runs lie, and those traced now will; None to keep none.
+        loading: Those of them that are loading already.
     """
 
     def __init__(
@@ -64,37 +65,59 @@ class Programs:
         facts: Facts,
         network: Network,
         optimizer: optax.GradientTransformation,
-        kept: Kept | None,
+        kept: Exports | None,
+        loading: Mapping[str, Future[Compiled]],
     ):
-        self._recipe, self._facts, self._kept = recipe, facts, kept
-        self._load_draw = kept and kept.read("state")
-        self._load_step = kept and kept.read("step")
-        self.are_kept = None not in (self._load_draw, self._load_step)
-        self._draw = make_state(recipe, network, optimizer)
+        self._recipe, self._facts = recipe, facts
+        self._network, self._optimizer = network, optimizer
+        self._kept, self._loading = kept, dict(loading)
+        for name in {"init", "step"} - {*self._loading}:
+            if kept is not None and (program := kept.read(name)) is not None:
+                self._loading[name] = in_background(exports.lower(name, program).compile)
+        self.are_kept = len(self._loading) == 2
 
-    def draw(self, seed: int) -> TrainState:
-        """The state before the first step, with random variables."""
+    def init(self, seed: int) -> Variables:
+        """Random variables."""
+        init = self._network.init
         key = jax.random.key(seed)
-        program = self._load_draw and self._load_draw()
-        if program is None:
-            program = self._compile("state", self._draw.lower(key))
-        return program(key)
+        if "init" not in self._loading:
+            self._trace("init", inspect.unwrap(init), key)
+        return self._loading["init"].result()(key) if "init" in self._loading else init(key)
 
     def prepare(self, step: ParallelStep) -> None:
-        """Loads the step in the background; else traces it now, compiles it there and keeps it."""
-        if self._load_step is not None:
-            step.load(self._load_step, 3)
-            return
-        with uncollected():
-            key = jax.eval_shape(lambda: jax.random.key(0))
-            state = jax.eval_shape(self._draw, key)
-        batch = batch_shapes(self._recipe, self._facts)
-        step.prepare(state, batch, key, compile=functools.partial(self._compile, "step"))
+        """Has the step load in the background; else traces it now, and compiles it there."""
+        if "step" not in self._loading:
+            shapes = self._network.shapes()
+            args = state, *others = described(self._recipe, self._facts, shapes, self._optimizer)
+            self._trace("step", _with_leaves(step.fn, state), jax.tree.leaves(state), *others)
+            if "step" not in self._loading:
+                step.prepare(*args)
+                return
+        loading = self._loading["step"]
+        step.load(lambda: _with_state(loading.result()), 3)
 
-    def keep(self) -> None:
-        """Keeps in the background what was compiled."""
-        if self._kept is not None:
-            in_background(self._kept.write)
+    def _trace(self, name: str, fn: Callable[..., Any], *args: Any) -> None:
+        if self._kept is not None and (program := self._kept.write(name, fn, *args)) is not None:
+            with uncollected():
+                self._loading[name] = in_background(exports.lower(name, program).compile)
 
-    def _compile(self, name: str, lowered: Lowered) -> Compiled:
-        return lowered.compile() if self._kept is None else self._kept.compile(name, lowered)
+
+def _with_leaves(step: Callable[..., Any], like: Any) -> Callable[..., Any]:
+    """A step whose state is a list: a program in a file knows no classes."""
+    structure = jax.tree.structure(like)
+
+    def train_step(leaves: list[Any], batch: Any, key: Key) -> tuple[list[Any], Any]:
+        new, logs = step(jax.tree.unflatten(structure, leaves), batch, key)
+        return jax.tree.leaves(new), logs
+
+    return train_step
+
+
+def _with_state(step: Callable[..., Any]) -> Callable[..., Any]:
+    """The inverse of `_with_leaves`."""
+
+    def train_step(state: Any, batch: Any, key: Key) -> tuple[Any, Any]:
+        leaves, logs = step(jax.tree.leaves(state), batch, key)
+        return jax.tree.unflatten(jax.tree.structure(state), leaves), logs
+
+    return train_step

@@ -1,6 +1,5 @@
-"""A recipe's train step, the state that it begins with, and the shapes of its batches."""
+"""A recipe's train step, and the shapes of what it is called with."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +13,9 @@ from jaxseg.cli.folder import Facts
 from jaxseg.recipe import ModelRecipe, Recipe
 from jaxseg.train.finite import skip_nonfinite
 from jaxseg.train.remat import keep_products
-from jaxseg.train.state import TrainState, create_state
+from jaxseg.train.state import create_state
 from jaxseg.train.step import make_train_step
-from jaxseg.train.variables import jit_init
-from jaxseg.typing import Key
+from jaxseg.typing import Variables
 
 
 def train_step(
@@ -42,21 +40,16 @@ def frozen_statistics(recipe: ModelRecipe) -> tuple[str, ...]:
     return {"none": (), "encoder": ("encoder",), "all": ("",)}[recipe.freeze_statistics]
 
 
-def make_state(recipe: Recipe, network: Network, optimizer: optax.GradientTransformation) -> Any:
-    """The function of `jax.jit` that draws a key's state before the first step, whose shapes `jax.eval_shape` tells."""
-    draw = inspect.unwrap(network.init)  # one program for variables and state
-
-    def new(key: Key) -> TrainState:
-        return create_state(draw(key), optimizer, ema=recipe.train.ema_decay is not None)
-
-    return jit_init(new)
-
-
-def batch_shapes(recipe: Recipe, facts: Facts) -> dict[str, Any]:
-    """Shapes and types of a batch as the host loads it."""
+def described(
+    recipe: Recipe, facts: Facts, variables: Variables, optimizer: optax.GradientTransformation
+) -> tuple[Any, dict[str, Any], Any]:
+    """Shapes and types of the state, of a batch as the host loads it and of the key, for those of the variables."""
+    ema = recipe.train.ema_decay is not None
+    state = jax.eval_shape(lambda drawn: create_state(drawn, optimizer, ema=ema), variables)
     size = recipe.augment.crop_size or facts.image_size
     shape = (recipe.train.batch_size, *size)
-    return {
+    batch = {
         "image": jax.ShapeDtypeStruct((*shape, facts.channels), jnp.uint8),
         "label": jax.ShapeDtypeStruct(shape, jnp.uint8),
     }
+    return state, batch, jax.eval_shape(lambda: jax.random.key(0))

@@ -1,13 +1,23 @@
 """`jaxseg train [RECIPE.py] [--run DIR | --resume RUN] [--field value ...]`: trains and writes a run folder."""
 
+import argparse
+import functools
+import gc
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
+from jaxseg import recipe as recipes
 from jaxseg.cli import arguments, join, pages
 from jaxseg.cli.ahead import Ahead
+from jaxseg.compiler import uncollected
 from jaxseg.errors import InputError
+from jaxseg.recipe import Recipe
 
-DESCRIPTION = f"""Train a model and write a run folder: checkpoints, metrics.jsonl, TensorBoard files, report.html.
+Given = tuple[Recipe, str, bytes]
+"""A recipe, a name for its run, and the code of its file."""
+
+_DESCRIPTION = f"""Train a model and write a run folder: checkpoints, metrics.jsonl, TensorBoard files, report.html.
 
   jaxseg train                                   the embedded shapes set
   jaxseg train experiments/camvid_unet.py --data.root DIR
@@ -24,7 +34,7 @@ Every field of the recipe is an option:"""
 
 def main(argv: Sequence[str]) -> int:
     """Trains, or goes on with a run."""
-    own = arguments.parser("train", DESCRIPTION)
+    own = arguments.parser("train", _DESCRIPTION)
     own = type(own)(prog="jaxseg train", add_help=False, allow_abbrev=False)
     own.add_argument("--run")
     own.add_argument("--resume")
@@ -38,12 +48,31 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(
             "--topology goes with --dry-run: what is trained on is the devices there are"
         )
-    others = join.join(options)  # before anything looks for devices, such as a recipe's own code
-    ahead = None
+    # Before anything looks for devices: other processes, and what a recipe's own code sets.
+    others = join.join(options)
+    read, ahead = functools.partial(_recipe, options, rest), None
     if not options.dry_run:
         pages.allow_huge(False)  # until the second step
         if not others:  # who keep no programs
-            ahead = Ahead(repr((os.getcwd(), vars(options) | {"run": None}, rest)))
-    from jaxseg.cli import training  # only now, while programs load
+            read = functools.cache(read)
+            ahead = Ahead(repr((os.getcwd(), read())))
+    with uncollected():
+        from jaxseg.cli import training  # only now, while programs load
+    gc.freeze()
+    return training.run(options, read, ahead)
 
-    return training.run(options, rest, ahead)
+
+def _recipe(options: argparse.Namespace, rest: Sequence[str]) -> Given:
+    """The recipe that a command line asks for, a name for its run, and the file's code, which was run for it."""
+    given, fields = arguments.recipe_and_fields(rest)
+    stored = recipes.of_run(options.resume) if options.resume else None
+    start = given or stored or Recipe()
+    recipe = arguments.override(start, fields, prog="jaxseg train", description=_DESCRIPTION)
+    if stored is not None and (changed := arguments.changed(stored, recipe)):
+        raise InputError(
+            f"{options.resume} was started with another recipe; a resumed run keeps its own:\n  "
+            + "\n  ".join(changed)
+        )
+    if given is None:
+        return recipe, "shapes", b""
+    return recipe, Path(rest[0]).stem, Path(rest[0]).read_bytes()

@@ -3,9 +3,7 @@
 import argparse
 import contextlib
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -17,9 +15,8 @@ from jaxseg.cli import report as reports
 from jaxseg.cli.ahead import Ahead
 from jaxseg.cli.folder import Facts, RunFolder
 from jaxseg.cli.parts import make
-from jaxseg.cli.programs import Programs
 from jaxseg.cli.progress import RunObserver, Unseen, console, summary
-from jaxseg.cli.train import DESCRIPTION
+from jaxseg.cli.train import Given
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
 from jaxseg.train.log import RunLog
@@ -28,16 +25,16 @@ from jaxseg.train.processes import alone, exchange, is_first, on_all, on_first
 from jaxseg.train.stop import StopRequest
 
 
-def run(options: argparse.Namespace, rest: Sequence[str], ahead: Ahead | None) -> int:
+def run(options: argparse.Namespace, read: Callable[[], Given], ahead: Ahead | None) -> int:
     """Runs the command, one process of several or alone.
 
     Args:
         options: The command's own.
-        rest: A recipe file, if there is one, and fields of the recipe.
+        read: Reads the recipe.
         ahead: What is loading already; None where nothing can be.
     """
     try:
-        recipe, name, code = on_all(lambda: _recipe(options, rest))
+        recipe, name, code = on_all(read)
         if options.dry_run:
             forecast.run(recipe, options.topology)
         else:
@@ -48,29 +45,6 @@ def run(options: argparse.Namespace, rest: Sequence[str], ahead: Ahead | None) -
             raise
         join.leave(error)
     return 0
-
-
-def _recipe(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Recipe, str, bytes]:
-    """The recipe that a command line asks for, a name for its run, and the file's code, which was run for it."""
-    given, fields = arguments.recipe_and_fields(rest)
-    stored = RunFolder(options.resume).recipe if options.resume else None
-    start = given or stored or Recipe()
-    recipe = arguments.override(start, fields, prog="jaxseg train", description=DESCRIPTION)
-    if stored is not None and (changed := _changed(stored, recipe)):
-        raise InputError(
-            f"{options.resume} was started with another recipe; a resumed run keeps its own:\n  "
-            + "\n  ".join(changed)
-        )
-    if given is None:
-        return recipe, "shapes", b""
-    return recipe, Path(rest[0]).stem, Path(rest[0]).read_bytes()
-
-
-def _changed(stored: Recipe, recipe: Recipe) -> list[str]:
-    """How two recipes differ, but for what the result does not depend on: where the data lie, who loads them."""
-    lines = recipes.differences(stored, recipe)
-    free = ("data.root:", "data.manual_dir:", "data.workers:")
-    return [line for line in lines if not line.startswith(free)]
 
 
 def _new_name(name: str) -> str:
@@ -91,29 +65,12 @@ def _lock(run: RunFolder, lock: contextlib.ExitStack) -> None:
     lock.enter_context(run.locked())
 
 
-def _starting(step: Callable[..., Any], programs: Programs) -> Callable[..., Any]:
-    """`step`, with what would have kept its first call waiting done behind that: programs are written while it runs."""
-    calls = 0
-
-    def stepped(*args: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            pages.allow_huge(True)
-        results = step(*args)
-        if calls == 1:
-            programs.keep()
-        return results
-
-    return stepped
-
-
 def _check_equal(recipe: Recipe, facts: Facts) -> None:
     """All processes must train the same model on the same data."""
     seen = facts.without_environment()
     (first, seen_by_first), *others = exchange([recipes.to_dict(recipe), seen])
     for index, (other, seen_by_other) in enumerate(others, start=1):
-        changed = _changed(recipes.from_dict(first), recipes.from_dict(other))
+        changed = arguments.changed(recipes.from_dict(first), recipes.from_dict(other))
         changed += [
             f"{name}: {value!r} -> {seen_by_other[name]!r}"
             for name, value in seen_by_first.items()
@@ -214,7 +171,7 @@ def _train_in(
             log.write({"kind": "classes", "step": 0, "pixels": pixels.sum(0).tolist()})
         state, progress = fit(
             state,
-            _starting(fed.step, parts.programs),
+            pages.huge_from_second_call(fed.step),
             fed.batches,
             key=parallel.replicate(jax.random.key(recipe.train.seed)),
             schedule=schedule,

@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from jax.stages import Compiled, Lowered
-
 from jaxseg.compiler import in_background, uncollected
 from jaxseg.train.processes import settled
 
@@ -33,8 +31,8 @@ class ParallelStep:
         self._program = program
         self._describe = describe
         self._programs: dict[int, Callable[..., Any]] = {}
-        self._loading: dict[int, Future[Callable[..., Any] | None]] = {}
-        self._compiling: Future[Compiled] | None = None
+        self._compiling: Future[Any] | None = None
+        self._loading: dict[int, Future[Callable[..., Any]]] = {}
         functools.update_wrapper(self, fn)
 
     def __call__(self, *args: Any) -> Any:
@@ -42,22 +40,21 @@ class ParallelStep:
         if self._compiling is not None:
             self._compiling.exception()  # waits; what went wrong does so again below, where it is seen
             self._compiling = None
-        if len(args) in self._loading and (loaded := self._loading.pop(len(args)).result()):
-            self._programs[len(args)] = loaded
+        if len(args) in self._loading:
+            self._programs[len(args)] = self._loading.pop(len(args)).result()
         if len(args) in self._programs:
             return settled(self._programs[len(args)](*args))
         with uncollected():
             program = self._programs[len(args)] = self._program(args)
             return settled(program(*args))
 
-    def prepare(self, *args: Any, compile: Callable[[Lowered], Compiled] = Lowered.compile) -> None:
+    def prepare(self, *args: Any) -> None:
         """Traces the step now and compiles it in the background, while its arguments are still made or read.
 
         The first call waits for it. What cannot be compiled fails then, and `pmap` compiles then as a whole.
 
         Args:
             *args: Arrays or their `jax.ShapeDtypeStruct`, as for `Parallel.lower`.
-            compile: Compiles it, and may keep it.
         """
         if self._describe is None:
             return
@@ -66,13 +63,13 @@ class ParallelStep:
             program: Any = self._program(described)
             lowered = program.lower(*described)
         self._programs[len(args)] = program
-        self._compiling = in_background(compile, lowered)
+        self._compiling = in_background(lowered.compile)
 
-    def load(self, program: Callable[[], Callable[..., Any] | None], count: int) -> None:
-        """Loads in the background what calls with `count` arguments use, in place of compiling.
+    def load(self, program: Callable[[], Callable[..., Any]], count: int) -> None:
+        """Loads in the background what calls with `count` arguments use, in place of tracing the step.
 
         Args:
-            program: Loads it; None where it cannot be loaded: then the first call compiles.
+            program: Loads it; what goes wrong does so in the first call.
             count: How many arguments.
         """
         self._loading[count] = in_background(program)

@@ -1,10 +1,8 @@
 """Random variables of a model, without the long compilation that `model.init` costs on a CPU."""
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from jaxseg import compiler
@@ -45,17 +43,6 @@ def make_init(model: nn.Module, *, channels: int = 3) -> Callable[[Key], Variabl
     >>> jax.eval_shape(init, jax.random.key(0))["params"]["bias"].shape
     (4,)
     """
-    return jit_init(draw_together(lambda key: model.init(key, jnp.zeros((1, 64, 64, channels)))))
-
-
-def jit_init(init: Callable[[Key], Any]) -> Any:
-    """`jax.jit` for a function that draws variables, with little optimisation.
-
-    XLA on a CPU spends a second or more on the random numbers of each kernel's shape, a minute on a large network, to
-    save milliseconds in a function that runs once; without any optimisation the numbers themselves take longer to draw.
-
-    >>> jit_init(lambda key: {"params": jax.random.normal(key, (3,))})(jax.random.key(0))["params"].shape
-    (3,)
-    """
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return jax.jit(init, compiler_options=options)
+    return compiler.jit_once(
+        draw_together(lambda key: model.init(key, jnp.zeros((1, 64, 64, channels))))
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxseg.cli import pages, training
+from jaxseg.cli import pages
 from jaxseg.cli.main import main
 
 STATUS = Path("/proc/self/status")
@@ -29,16 +29,14 @@ def test_the_kernel_is_told():
     assert out.stdout.split() == ["0", "1"]
 
 
-def test_the_first_call_is_followed_by_keeping_and_the_second_preceded_by_huge_pages(monkeypatch):
-    class Programs:
-        def keep(self):
-            done.append("keep")
-
-    done = []
-    monkeypatch.setattr(pages, "allow_huge", lambda allowed: done.append(allowed))
-    step = training._starting(lambda x: done.append(x) or -x, Programs())
-    assert [step(value) for value in (1, 2, 3)] == [-1, -2, -3]
-    assert done == [1, "keep", True, 2, 3]
+def test_they_are_allowed_at_the_second_call_and_no_other(monkeypatch):
+    told = []
+    monkeypatch.setattr(pages, "allow_huge", told.append)
+    step, seen = pages.huge_from_second_call(lambda x: -x), []
+    for value in (1, 2, 3):
+        assert step(value) == -value
+        seen.append(list(told))
+    assert seen == [[], [True], [True]]
 
 
 def test_elsewhere_nothing_is_asked(monkeypatch):

@@ -32,7 +32,7 @@ def run(arguments, cache):
 def test_each_kind_of_processor_has_a_folder_of_its_own(monkeypatch):
     here = compiled.settings({"XDG_CACHE_HOME": "/cache"})
     assert compiled.settings({"XDG_CACHE_HOME": "/cache"}) == here
-    monkeypatch.setattr(compiled, "processor", lambda: "another")
+    monkeypatch.setattr(compiled, "_processor", lambda: "another")
     assert compiled.settings({"XDG_CACHE_HOME": "/cache"}) != here
     at_home = compiled.settings({})["JAX_COMPILATION_CACHE_DIR"]
     assert at_home.startswith(str(Path.home() / ".cache" / "jaxseg"))

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import jaxseg
+from jaxseg.compiler import jit_once
 from jaxseg.train.drawing import draw_together
-from jaxseg.train.variables import jit_init, make_init
+from jaxseg.train.variables import make_init
 
 
 def assert_same(fn, key):
@@ -59,7 +60,7 @@ def test_a_network_is_initialised_as_by_flax_with_one_loop_instead_of_two_for_ea
 
 def test_an_architecture_is_initialised_as_by_flax():
     model, key = jaxseg.create("unet", encoder="resnet18", num_classes=3), jax.random.key(0)
-    alone = jit_init(lambda key: model.init(key, jnp.zeros((1, 64, 64, 3))))
+    alone = jit_once(lambda key: model.init(key, jnp.zeros((1, 64, 64, 3))))
     jax.tree.map(np.testing.assert_array_equal, make_init(model)(key), alone(key))
 
 

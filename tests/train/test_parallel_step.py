@@ -87,19 +87,27 @@ def test_what_cannot_be_compiled_fails_when_it_is_called(monkeypatch):
     np.testing.assert_allclose(step(*arguments), np.sin(1) + 80, rtol=1e-6)
 
 
-def test_what_is_loaded_is_called_and_what_cannot_be_loaded_compiles(compiled):
+def test_what_is_loaded_is_called_and_nothing_compiles(compiled):
     def own(state, batch, key):  # no other test has compiled it
         return add(state, batch, key)
 
     parallel = PARALLEL["one device"]()
-    step, none = parallel.compile(own), parallel.compile(own)
+    step = parallel.compile(own)
     called(parallel, lambda *arguments: [arguments[0]])
     step.load(lambda: lambda state, batch, key: ("loaded", key), 3)
-    none.load(lambda: None, 3)
     assert called(parallel, step) == called(parallel, step) == "loaded"
     assert compiled("own") == 0
-    assert called(parallel, none)["b"] == 81
-    assert compiled("own") == 1
+
+
+def test_what_cannot_be_loaded_fails_when_it_is_called():
+    def fail():
+        raise RuntimeError("no room")
+
+    parallel = PARALLEL["one device"]()
+    step = parallel.compile(add)
+    step.load(fail, 3)
+    with pytest.raises(RuntimeError, match="no room"):
+        called(parallel, step)
 
 
 def test_is_named_as_its_function():
