@@ -21,6 +21,7 @@ def initialize(model: nn.Module, key: Key, *, channels: int = 3) -> Variables:
     Returns:
         `{"params": ..., "batch_stats": ...}`.
 
+    >>> import jax
     >>> variables = initialize(nn.Conv(4, (3, 3)), jax.random.key(0))
     >>> variables["params"]["kernel"].shape
     (3, 3, 3, 4)
@@ -39,6 +40,7 @@ def make_init(model: nn.Module, *, channels: int = 3) -> Callable[[Key], Variabl
     Returns:
         `init(key) -> variables`.
 
+    >>> import jax
     >>> init = make_init(nn.Conv(4, (3, 3)))
     >>> jax.eval_shape(init, jax.random.key(0))["params"]["bias"].shape
     (4,)
