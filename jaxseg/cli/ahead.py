@@ -8,7 +8,6 @@ from jax.stages import Compiled
 
 from jaxseg.cli import exports
 from jaxseg.cli.exports import Exports
-from jaxseg.compiler import in_background, uncollected
 
 
 class Ahead:
@@ -32,11 +31,9 @@ class Ahead:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             self._used = self._note.read_text()
             self._note.touch()  # as of programs, the oldest go first
-        with uncollected():
-            for name in ("init", "step"):
-                # Lowered in this thread: JAX imports for it, and two threads should not at once.
-                if (program := Exports(folder, self._used).read(name)) is not None:
-                    self._loading[name] = in_background(exports.lower(name, program).compile)
+        for name in ("init", "step"):
+            if (program := Exports(folder, self._used).read(name)) is not None:
+                self._loading[name] = exports.begin(name, program)
 
     def give(self, kept: Exports) -> Mapping[str, Future[Compiled]]:
         """What is loading, if it is what `kept` names; else nothing, and `kept` is noted for the next time."""

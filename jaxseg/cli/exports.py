@@ -13,12 +13,13 @@ import site
 import sys
 import sysconfig
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax import export
-from jax.stages import Lowered
+from jax.stages import Compiled
 
 from jaxseg import compiler
 
@@ -85,8 +86,10 @@ class Exports:
             file.unlink(missing_ok=True)
 
 
-def lower(name: str, program: export.Exported) -> Lowered:
-    """A program as JAX compiles it, or finds it where a run before has had it compiled.
+def begin(name: str, program: export.Exported) -> Future[Compiled]:
+    """Begins to compile a program in the background, or to load what a run before has compiled.
+
+    It is lowered in this thread: JAX imports for that, and two threads should not import at once.
 
     Args:
         name: `"init"`, which runs once, or `"step"`, whose first argument is given away.
@@ -95,9 +98,12 @@ def lower(name: str, program: export.Exported) -> Lowered:
     where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where) for x in program.in_avals]
     args, _ = jax.tree.unflatten(program.in_tree, shapes)
-    if name == "init":
-        return compiler.jit_once(program.call).lower(*args)
-    return compiler.jit(program.call, donate_argnums=0).lower(*args)
+    with compiler.uncollected():
+        if name == "init":
+            lowered = compiler.jit_once(program.call).lower(*args)
+        else:
+            lowered = compiler.jit(program.call, donate_argnums=0).lower(*args)
+    return compiler.in_background(lowered.compile)
 
 
 def place() -> Path | None:

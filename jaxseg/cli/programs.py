@@ -16,7 +16,6 @@ from jaxseg.cli.assemble import Network
 from jaxseg.cli.exports import Exports
 from jaxseg.cli.folder import Facts
 from jaxseg.cli.step import described
-from jaxseg.compiler import in_background, uncollected
 from jaxseg.recipe import Recipe
 from jaxseg.train.parallel import Parallel
 from jaxseg.train.parallel_step import ParallelStep
@@ -73,7 +72,7 @@ class Programs:
         self._kept, self._loading = kept, dict(loading)
         for name in {"init", "step"} - {*self._loading}:
             if kept is not None and (program := kept.read(name)) is not None:
-                self._loading[name] = in_background(exports.lower(name, program).compile)
+                self._loading[name] = exports.begin(name, program)
         self.are_kept = len(self._loading) == 2
 
     def init(self, seed: int) -> Variables:
@@ -98,8 +97,7 @@ class Programs:
 
     def _trace(self, name: str, fn: Callable[..., Any], *args: Any) -> None:
         if self._kept is not None and (program := self._kept.write(name, fn, *args)) is not None:
-            with uncollected():
-                self._loading[name] = in_background(exports.lower(name, program).compile)
+            self._loading[name] = exports.begin(name, program)
 
 
 def _with_leaves(step: Callable[..., Any], like: Any) -> Callable[..., Any]:
