@@ -301,21 +301,6 @@ def load(path: str | Path) -> Recipe:
     return recipe
 
 
-def of_run(folder: str | Path) -> Recipe:
-    """The recipe that a run was started with, from its run folder.
-
-    Raises:
-        InputError: There is none.
-    """
-    path = Path(folder) / "recipe.json"
-    if not path.is_file():
-        raise InputError(
-            f"{folder} is not a run folder: it holds no recipe.json (a run that ended before it began leaves none: start "
-            "it again with --run)"
-        )
-    return load(path)
-
-
 def checked(recipe: Recipe) -> Recipe:
     """The recipe as a run folder will give it back: plain values of the declared types, within their ranges.
 

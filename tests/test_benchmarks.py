@@ -74,6 +74,14 @@ def test_rows_are_appended_below_their_heading(benchmark, monkeypatch, tmp_path)
     )
 
 
+def test_rows_go_below_their_own_table_where_a_section_has_others(benchmark, monkeypatch, tmp_path):
+    page = benchmark("page")
+    monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
+    page.PAGE.write_text("## One\n\nText.\n\n| a |\n|---|\n| 1 |\n\n| b |\n|---|\n| 2 |\n\nWhy.\n")
+    page.append("## One", "Text.\n\n| a |\n|---|", ["| 3 |"])
+    assert "| 1 |\n| 3 |\n\n| b |\n|---|\n| 2 |\n\nWhy." in page.PAGE.read_text()
+
+
 def test_a_cost_is_flat_where_no_size_is_far_from_the_median(benchmark):
     growth, turns = benchmark("growth"), benchmark("turns")
     arguments = growth.Arguments(sizes=(64, 128, 256), pixels=128 * 128)

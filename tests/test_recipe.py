@@ -11,7 +11,8 @@ from PIL import Image
 
 from jaxseg import losses
 from jaxseg import recipe as recipes
-from jaxseg.cli import arguments, assemble, sources
+from jaxseg.cli import assemble, sources
+from jaxseg.cli.resume import forbidden_changes
 from jaxseg.errors import InputError, unknown
 from jaxseg.recipe import (
     DataRecipe,
@@ -154,9 +155,9 @@ def test_the_embedded_shapes_have_their_own_labels(field, value):
 
 def test_data_may_move_between_a_stop_and_going_on():
     moved = dataclasses.replace(FULL, data=dataclasses.replace(FULL.data, root="there", workers=3))
-    assert arguments.changed(FULL, moved) == []
+    assert forbidden_changes(FULL, moved) == []
     other = dataclasses.replace(moved, train=TrainRecipe(epochs=9))
-    assert len(arguments.changed(FULL, other)) == 2  # epochs, patience
+    assert len(forbidden_changes(FULL, other)) == 2  # epochs, patience
 
 
 def test_every_loss_has_a_weight_in_the_recipe():

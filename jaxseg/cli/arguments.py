@@ -40,10 +40,3 @@ def override(recipe: Recipe, fields: Sequence[str], *, prog: str, description: s
     start = recipes.checked(recipe)
     given = tyro.cli(Recipe, default=start, args=list(fields), prog=prog, description=description)
     return recipes.checked(given)
-
-
-def changed(stored: Recipe, recipe: Recipe) -> list[str]:
-    """How two recipes differ, but for what the result does not depend on: where the data lie, who loads them."""
-    lines = recipes.differences(stored, recipe)
-    free = ("data.root:", "data.manual_dir:", "data.workers:")
-    return [line for line in lines if not line.startswith(free)]

@@ -134,8 +134,8 @@ def digest(identity: str) -> str | None:
 def _code() -> list[tuple[str, int, int]] | None:
     """Path, size and time of files that tell code apart; None where some that is loaded is neither installed nor jaxseg's.
 
-    Of what traces go through, of each file that is loaded; of all other packages, which JAX imports when it needs them, of
-    the list that is written when they are installed.
+    Of what traces go through, of each file that is loaded; of all packages, for JAX imports others when it needs them, of
+    the folder that is made when they are installed, which is named after the version.
     """
     packages = [*site.getsitepackages(), site.getusersitepackages()]
     others = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "scripts")]
@@ -151,7 +151,7 @@ def _code() -> list[tuple[str, int, int]] | None:
         if name.partition(".")[0] in _TRACED:
             paths.append(path)
     for place in packages:
-        paths += glob.glob(os.path.join(glob.escape(place), "*.dist-info", "RECORD"))
+        paths += glob.glob(os.path.join(glob.escape(place), "*-info"))
     stats = [(path, os.stat(path)) for path in sorted(paths)]
     return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from jaxseg import recipe as recipes
+from jaxseg.cli.resume import recipe_of
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
 from jaxseg.train.checkpoint import Checkpoint
@@ -137,7 +138,7 @@ class RunFolder:
     @property
     def recipe(self) -> Recipe:
         """The recipe that the run was started with."""
-        return recipes.of_run(self.path)
+        return recipe_of(self.path)
 
     @property
     def facts(self) -> Facts:

@@ -93,7 +93,7 @@ class Programs:
                 step.prepare(*args)
                 return
         loading = self._loading["step"]
-        step.load(lambda: _with_state(loading.result()), 3)
+        step.use(lambda: _with_state(loading.result()), 3)
 
     def _trace(self, name: str, fn: Callable[..., Any], *args: Any) -> None:
         if self._kept is not None and (program := self._kept.write(name, fn, *args)) is not None:

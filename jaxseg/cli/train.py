@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxseg import recipe as recipes
 from jaxseg.cli import arguments, join, pages
 from jaxseg.cli.ahead import Ahead
+from jaxseg.cli.resume import forbidden_changes, recipe_of
 from jaxseg.compiler import uncollected
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
@@ -65,10 +65,10 @@ def main(argv: Sequence[str]) -> int:
 def _recipe(options: argparse.Namespace, rest: Sequence[str]) -> Given:
     """The recipe that a command line asks for, a name for its run, and the file's code, which was run for it."""
     given, fields = arguments.recipe_and_fields(rest)
-    stored = recipes.of_run(options.resume) if options.resume else None
+    stored = recipe_of(options.resume) if options.resume else None
     start = given or stored or Recipe()
     recipe = arguments.override(start, fields, prog="jaxseg train", description=_DESCRIPTION)
-    if stored is not None and (changed := arguments.changed(stored, recipe)):
+    if stored is not None and (changed := forbidden_changes(stored, recipe)):
         raise InputError(
             f"{options.resume} was started with another recipe; a resumed run keeps its own:\n  "
             + "\n  ".join(changed)

@@ -9,13 +9,14 @@ import jax
 import numpy as np
 
 from jaxseg import recipe as recipes
-from jaxseg.cli import arguments, assemble, feeding, forecast, join, pages
+from jaxseg.cli import assemble, feeding, forecast, join, pages
 from jaxseg.cli import evaluate as evaluation
 from jaxseg.cli import report as reports
 from jaxseg.cli.ahead import Ahead
 from jaxseg.cli.folder import Facts, RunFolder
 from jaxseg.cli.parts import make
 from jaxseg.cli.progress import RunObserver, Unseen, console, summary
+from jaxseg.cli.resume import forbidden_changes
 from jaxseg.cli.train import Given
 from jaxseg.errors import InputError
 from jaxseg.recipe import Recipe
@@ -70,7 +71,7 @@ def _check_equal(recipe: Recipe, facts: Facts) -> None:
     seen = facts.without_environment()
     (first, seen_by_first), *others = exchange([recipes.to_dict(recipe), seen])
     for index, (other, seen_by_other) in enumerate(others, start=1):
-        changed = arguments.changed(recipes.from_dict(first), recipes.from_dict(other))
+        changed = forbidden_changes(recipes.from_dict(first), recipes.from_dict(other))
         changed += [
             f"{name}: {value!r} -> {seen_by_other[name]!r}"
             for name, value in seen_by_first.items()

@@ -32,7 +32,7 @@ class ParallelStep:
         self._describe = describe
         self._programs: dict[int, Callable[..., Any]] = {}
         self._compiling: Future[Any] | None = None
-        self._loading: dict[int, Future[Callable[..., Any]]] = {}
+        self._coming: dict[int, Callable[[], Callable[..., Any]]] = {}
         functools.update_wrapper(self, fn)
 
     def __call__(self, *args: Any) -> Any:
@@ -40,8 +40,8 @@ class ParallelStep:
         if self._compiling is not None:
             self._compiling.exception()  # waits; what went wrong does so again below, where it is seen
             self._compiling = None
-        if len(args) in self._loading:
-            self._programs[len(args)] = self._loading.pop(len(args)).result()
+        if len(args) in self._coming:
+            self._programs[len(args)] = self._coming.pop(len(args))()
         if len(args) in self._programs:
             return settled(self._programs[len(args)](*args))
         with uncollected():
@@ -65,11 +65,11 @@ class ParallelStep:
         self._programs[len(args)] = program
         self._compiling = in_background(lowered.compile)
 
-    def load(self, program: Callable[[], Callable[..., Any]], count: int) -> None:
-        """Loads in the background what calls with `count` arguments use, in place of tracing the step.
+    def use(self, program: Callable[[], Callable[..., Any]], count: int) -> None:
+        """Has calls with `count` arguments use a program that comes from elsewhere, in place of compiling the step.
 
         Args:
-            program: Loads it; what goes wrong does so in the first call.
+            program: Gives it, when it is first called for.
             count: How many arguments.
         """
-        self._loading[count] = in_background(program)
+        self._coming[count] = program

@@ -87,25 +87,25 @@ def test_what_cannot_be_compiled_fails_when_it_is_called(monkeypatch):
     np.testing.assert_allclose(step(*arguments), np.sin(1) + 80, rtol=1e-6)
 
 
-def test_what_is_loaded_is_called_and_nothing_compiles(compiled):
+def test_what_comes_from_elsewhere_is_called_and_nothing_compiles(compiled):
     def own(state, batch, key):  # no other test has compiled it
         return add(state, batch, key)
 
     parallel = PARALLEL["one device"]()
     step = parallel.compile(own)
     called(parallel, lambda *arguments: [arguments[0]])
-    step.load(lambda: lambda state, batch, key: ("loaded", key), 3)
-    assert called(parallel, step) == called(parallel, step) == "loaded"
+    step.use(lambda: lambda state, batch, key: ("elsewhere", key), 3)
+    assert called(parallel, step) == called(parallel, step) == "elsewhere"
     assert compiled("own") == 0
 
 
-def test_what_cannot_be_loaded_fails_when_it_is_called():
+def test_what_cannot_come_fails_when_it_is_called():
     def fail():
         raise RuntimeError("no room")
 
     parallel = PARALLEL["one device"]()
     step = parallel.compile(add)
-    step.load(fail, 3)
+    step.use(fail, 3)
     with pytest.raises(RuntimeError, match="no room"):
         called(parallel, step)
 
