@@ -36,6 +36,14 @@ def pytest_configure(config):
     settings.load_profile("jaxseg")
 
 
+def pytest_xdist_auto_num_workers(config):
+    """Runs one named file in this process, and more in one process for each core, eight at most."""
+    files = [path for path in config.args if path.partition("::")[0].endswith(".py")]
+    if len(files) == len(config.args) == 1:
+        return 0
+    return min(os.cpu_count() or 1, 8)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_programs():
     """Forgotten after each file: programs of one are of no use to the next, and add up to gigabytes."""

@@ -24,7 +24,7 @@ recipe = Recipe(
     model=ModelRecipe(name="unet", encoder="resnet18"),
     data=DataRecipe(source="camvid", test_split="test", workers=1),
     augment=AugmentRecipe(crop_size=(256, 320), scale=(0.5, 2.0), photometric=True),
-    loss=LossRecipe(cross_entropy=1.0, dice=0.5),
+    loss=LossRecipe(weights={"cross_entropy": 1.0, "dice": 0.5}),
     optimizer=OptimizerRecipe(learning_rate=2e-3, schedule="poly"),
     train=TrainRecipe(epochs=30, batch_size=8),
 )

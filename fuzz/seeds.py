@@ -1,4 +1,4 @@
-"""`python fuzz/seeds.py`: draws the seed corpora anew, small files of every kind that the readers know."""
+"""Writes the seed corpora, small files of every kind that the readers accept: `python fuzz/seeds.py`."""
 
 import dataclasses
 import io
@@ -14,7 +14,7 @@ from jaxseg.recipe import Recipe
 
 
 def encoded(kind: str, mode: str, **options: object) -> bytes:
-    """A picture of 8 x 6 pixels."""
+    """Returns an encoded image of 8 x 6 pixels."""
     pixels = np.arange(48, dtype=np.uint8).reshape(6, 8) % 12
     image = Image.fromarray(pixels).convert(mode)
     stream = io.BytesIO()
@@ -47,7 +47,7 @@ def main() -> None:
             "none": safetensors.numpy.save({}),
         },
         "recipe": {
-            "whole": json.dumps(dataclasses.asdict(Recipe())).encode(),
+            "full": json.dumps(dataclasses.asdict(Recipe())).encode(),
             "part": b'{"train": {"epochs": 2}, "data": {"label_map": {"0": 1, "255": null}}}',
         },
     }
@@ -56,11 +56,11 @@ def main() -> None:
         (CORPUS / target).mkdir(parents=True)
         for name, content in files.items():
             (CORPUS / target / name).write_bytes(content)
-    prepare()
+    write_builder_seeds()
 
 
-def prepare() -> None:
-    """Each file of a prepared data set as a seed."""
+def write_builder_seeds() -> None:
+    """Writes each file of a prepared data set as a seed."""
     (CORPUS / "builder").mkdir()
     files = sorted(path for path in prepared().rglob("*") if path.is_file())
     for index, file in enumerate(files):

@@ -1,4 +1,4 @@
-"""What reads bytes from outside, as functions of bytes: each returns, or raises `InputError`; all else is a defect."""
+"""The readers of external files as functions of bytes: each returns or raises `InputError`; other errors are defects."""
 
 import atexit
 import contextlib
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from jaxseg import recipe as recipes
 from jaxseg.data.decode import decode_image, decode_mask
-from jaxseg.data.lists import read_list
-from jaxseg.data.tfds import TFDS
+from jaxseg.data.sources.file_list import read_list
+from jaxseg.data.sources.tfds_dataset import TFDS
 from jaxseg.errors import InputError
 from jaxseg.pretrained import hub
 
@@ -21,14 +21,14 @@ atexit.register(shutil.rmtree, _ROOT, ignore_errors=True)
 
 
 def mask(data: bytes) -> None:
-    """A PNG or any other image, as a mask and as an image."""
+    """Reads an encoded image, as a mask and as an image."""
     for decode in (decode_mask, decode_image):
         with contextlib.suppress(InputError):
             decode(data)
 
 
 def listing(data: bytes) -> None:
-    """The text file of a data set; nothing that it gives may lie outside of the root."""
+    """Reads a list of images and masks; no path may lead out of the root."""
     root = _ROOT / "data"
     if not root.exists():
         (root / "images").mkdir(parents=True)
@@ -43,7 +43,7 @@ def listing(data: bytes) -> None:
 
 
 def weights(data: bytes) -> None:
-    """A .safetensors file."""
+    """Reads a .safetensors file."""
     file = _ROOT / "weights.safetensors"
     file.write_bytes(data)
     with contextlib.suppress(InputError):
@@ -51,7 +51,7 @@ def weights(data: bytes) -> None:
 
 
 def recipe(data: bytes) -> None:
-    """A recipe.json, or what overrides its fields."""
+    """Reads a recipe.json."""
     file = _ROOT / "recipe.json"
     file.write_bytes(data)
     with contextlib.suppress(InputError):
@@ -60,7 +60,7 @@ def recipe(data: bytes) -> None:
 
 
 def builder(data: bytes) -> None:
-    """One file of a prepared TFDS data set, chosen by the first byte, replaced by the others."""
+    """Reads a prepared TFDS data set in which the remaining bytes replace the file that the first byte selects."""
     source = prepared()
     files = sorted(path for path in source.rglob("*") if path.is_file())
     directory = _ROOT / "tfds"
@@ -75,7 +75,7 @@ def builder(data: bytes) -> None:
 
 
 def prepared() -> Path:
-    """A TFDS data directory with CamVid of one image a split, prepared once."""
+    """Returns a TFDS data directory with CamVid of one image per split, prepared once."""
     directory, raw = _ROOT / "prepared", _ROOT / "raw"
     if not directory.exists():
         for split in ("train", "val", "test"):

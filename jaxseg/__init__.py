@@ -1,21 +1,19 @@
 """jaxseg: image segmentation in JAX.
 
-The rooms (`jaxseg.models`, `jaxseg.losses`, `jaxseg.train`, ...) are imported on first use (PEP 562), so that
-`import jaxseg` needs no more than jax, flax and optax.
+Its packages (`jaxseg.models`, `jaxseg.losses`, `jaxseg.train`, ...) are imported on first use (PEP 562), so that
+`import jaxseg` imports only jax, flax and optax.
 """
 
 import importlib
 import typing
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _ROOMS = frozenset(
     [
-        "classifiers",
         "collective",
         "compiler",
         "data",
-        "decoders",
         "distance",
         "encoders",
         "errors",
@@ -23,24 +21,32 @@ _ROOMS = frozenset(
         "losses",
         "metrics",
         "models",
-        "networks",
         "nn",
+        "parallel",
         "pretrained",
         "recipe",
+        "registry",
         "report",
+        "runs",
+        "tasks",
         "train",
+        "tree_paths",
         "typing",
     ]
 )
-_NAMES = {"create": "models", "Output": "typing", "Recipe": "recipe"}
+_NAMES = {
+    "create": "models",
+    "init": "train",
+    "predict": "inference",
+    "Output": "typing",
+    "Recipe": "recipe",
+}
 
 if typing.TYPE_CHECKING:
     from jaxseg import (
-        classifiers,
         collective,
         compiler,
         data,
-        decoders,
         distance,
         encoders,
         errors,
@@ -48,15 +54,21 @@ if typing.TYPE_CHECKING:
         losses,
         metrics,
         models,
-        networks,
         nn,
+        parallel,
         pretrained,
         recipe,
+        registry,
         report,
+        runs,
+        tasks,
         train,
+        tree_paths,
     )
+    from jaxseg.inference import predict
     from jaxseg.models import create
     from jaxseg.recipe import Recipe
+    from jaxseg.train import init
     from jaxseg.typing import Output
 
 __all__ = sorted(_ROOMS - {"typing"}) + sorted(_NAMES)

@@ -1,4 +1,4 @@
-r"""How far every pixel is from the nearest one of a set: the exact Euclidean distance transform, on the device.
+r"""The exact Euclidean distance transform on the device: distances of pixels to the nearest pixel of a set.
 
 The squared distance of a pixel in row y and column x separates. With $s_y, s_x$ the spacing,
 

@@ -1,4 +1,4 @@
-"""Imports of libraries that would import more than is used of them."""
+"""Imports of libraries that import more than is used of them."""
 
 import contextlib
 import sys
@@ -7,17 +7,19 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def without(module: str) -> Iterator[None]:
-    """Has the import of a module fail, unless it was imported before: for libraries that do without it as well.
+def block(module: str) -> Iterator[None]:
+    """Blocks the import of a module, for libraries that import it only if it is installed.
 
-    >>> with without("poplib"):
+    A module that is imported already stays importable.
+
+    >>> with block("poplib"):
     ...     import poplib
     Traceback (most recent call last):
     ModuleNotFoundError: import of poplib halted; None in sys.modules
     >>> import poplib
     """
-    missing: Any = None
-    before = sys.modules.setdefault(module, missing)
+    blocked: Any = None
+    before = sys.modules.setdefault(module, blocked)
     try:
         yield
     finally:

@@ -13,44 +13,47 @@ import jaxseg
 PACKAGE = Path(jaxseg.__file__).parent
 ANYTHING = None
 
-BASE = {"typing", "errors", "collective", "imports"}
+BASE = {"typing", "errors", "collective", "imports", "plain_values", "registry", "tree_paths"}
 ARROWS = {
     "__init__": {"models", "recipe", "typing"},
     "typing": set(),
     "errors": set(),
     "imports": set(),
+    "plain_values": {"errors"},
+    "registry": {"errors"},
+    "tree_paths": {"errors"},
     "collective": {"typing"},
     "compiler": set(),
     "distance": {"typing", "errors"},
     "nn": BASE,
     "encoders": {*BASE, "nn"},
-    "decoders": {*BASE, "nn"},
-    "networks": {*BASE, "nn"},
-    "models": {*BASE, "nn", "encoders", "decoders", "networks"},
-    "classifiers": {*BASE, "nn", "encoders"},
+    "models": {*BASE, "nn", "encoders"},
     "losses": {*BASE, "nn.resize", "distance"},
     "metrics": {*BASE, "nn.resize", "distance"},
     "data": {*BASE, "nn.resize"},
-    "inference": {*BASE, "nn.resize"},
-    "pretrained": {"typing", "errors"},
-    # Model, loss and optimizer are arguments; metrics for the totals of an evaluation, nn for its BatchNorm.
-    "train": {*BASE, "compiler", "metrics", "nn"},
-    "recipe": {"typing", "errors"},
+    "inference": {*BASE, "nn.resize", "compiler", "data.normalization", "tasks"},
+    "pretrained": {"typing", "errors", "registry"},
+    # Model, task, loss and optimizer are arguments; nn for its BatchNorm.
+    "train": {*BASE, "compiler", "nn"},
+    "parallel": {*BASE, "compiler"},
+    "tasks": {*BASE, "losses", "metrics", "data", "report"},
+    "recipe": {"typing", "errors", "plain_values"},
     "report": {"typing", "errors", "metrics", "data"},
+    "runs": ANYTHING,
     "cli": ANYTHING,
 }
 
 DOORS = {
-    "orbax": ["train/checkpoint.py"],
-    "grain": ["data/"],
-    "tensorflow_datasets": ["data/"],
-    "albumentations": ["data/augment.py"],
+    "orbax": ["runs/checkpoint.py"],
+    "grain": ["data/host/"],
+    "tensorflow_datasets": ["data/sources/", "data/builders/"],
+    "albumentations": ["data/host/augment.py"],
     "matplotlib": ["report/"],
     "huggingface_hub": ["pretrained/hub.py"],
     "safetensors": ["pretrained/hub.py"],
-    "rich": ["cli/"],
+    "rich": ["cli/", "runs/progress.py"],
     "tyro": ["cli/"],
-    "tensorboardX": ["train/log.py"],
+    "tensorboardX": ["runs/log.py"],
     "tensorflow": [],
     "torch": [],
     "torchvision": [],
@@ -131,6 +134,73 @@ def test_nobody_imports_the_command_line_or_the_experiments():
             assert room(path) == "cli" or not name.startswith("jaxseg.cli")
 
 
+def at_import(source, package):
+    """Dotted names that a file imports when it is imported itself: what functions import later is left out."""
+    tree = ast.parse(source)
+    kept = [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return imported("\n".join(ast.unparse(node) for node in kept), package)
+
+
+def test_no_file_imports_itself_through_others():
+    """The graph of imports at the top of files has no circle."""
+    modules = {".".join(("jaxseg", *path.with_suffix("").parts)): path for path in FILES}
+    graph = {}
+    for module, path in modules.items():
+        package = ("jaxseg", *path.parts[:-1])
+        found = set()
+        for name in at_import((PACKAGE / path).read_text(), package):
+            while name and name not in modules and f"{name}.__init__" not in modules:
+                name = name.rpartition(".")[0]
+            found.add(name)
+        graph[module.removesuffix(".__init__")] = found - {module, module.removesuffix(".__init__")}
+    done, active = set(), []
+
+    def visit(module):
+        assert module not in active, " -> ".join([*active[active.index(module) :], module])
+        if module in done or module not in graph:
+            return
+        active.append(module)
+        for other in graph[module]:
+            if not module.startswith(f"{other}."):  # a file names its own package
+                visit(other)
+        active.pop()
+        done.add(module)
+
+    for module in graph:
+        visit(module)
+
+
+SEMANTIC = ("ConfusionMatrix", ".logits", '"label"', "mean_iou")
+SEMANTIC_HOMES = (
+    "tasks/",
+    "losses/",
+    "metrics/",
+    "models/",
+    "report/semantic.py",
+    "report/matrix.py",
+)
+SEMANTIC_HOMES += ("report/tables.py", "report/plots.py", "data/targets.py")
+
+
+def code_of(path):
+    """A file's code without its docstrings and comments."""
+    tree = ast.parse((PACKAGE / path).read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body[0] = ast.Pass()
+        if isinstance(node, ast.Module):  # descriptions of names
+            node.body = [item for item in node.body if not isinstance(item, ast.Expr)]
+    return ast.unparse(tree).replace("'", '"')
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_only_tasks_know_semantic_segmentation(path):
+    if not path.as_posix().startswith(SEMANTIC_HOMES):
+        assert [word for word in SEMANTIC if word in code_of(path)] == []
+
+
 def test_pretrained_knows_names_and_shapes_not_flax():
     for path in FILES:
         if room(path) == "pretrained":
@@ -159,7 +229,7 @@ def late():
         "orbax.checkpoint",
         "rich.progress",
     ]
-    path = Path("losses/combine.py")
+    path = Path("losses/weighted_sum.py")
     assert sorted(forbidden(path, names)) == [
         "jaxseg.models",
         "jaxseg.nn",
@@ -179,7 +249,7 @@ tops = lambda: {name.split(".")[0] for name in sys.modules}
 before = tops()
 import jaxseg
 assert not [name for name in sys.modules if name.startswith("jaxseg.")], "rooms are loaded lazily"
-for name in "collective compiler errors typing nn encoders decoders networks models classifiers losses metrics train inference".split():
+for name in "collective compiler errors typing nn encoders models losses metrics parallel tasks train inference".split():
     getattr(jaxseg, name)
 print(sorted(tops() - before - sys.stdlib_module_names - {"jaxseg"}))
 """
@@ -188,11 +258,12 @@ print(sorted(tops() - before - sys.stdlib_module_names - {"jaxseg"}))
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_command_line_leaves_torch_and_the_hub_alone_where_they_are_installed(tmp_path):
     """albumentations would import both and tensorboardX the first, a second that nothing comes of."""
     (tmp_path / "torch.py").write_text("")
     script = (
-        "import sys, jaxseg.cli.training, jaxseg.data.augment, jaxseg.train.log; "
+        "import sys, jaxseg.runs, jaxseg.data.host.augment, jaxseg.runs.log; "
         "print('torch' in sys.modules or 'huggingface_hub' in sys.modules)"
     )
     path = os.pathsep.join([str(tmp_path), *sys.path])
@@ -207,7 +278,7 @@ def test_the_command_line_leaves_torch_and_the_hub_alone_where_they_are_installe
 
 
 def test_rooms_are_attributes_and_others_are_not():
-    assert jaxseg.train.Parallel
+    assert jaxseg.parallel.Parallel
     assert {"models", "train", "losses", "create"} <= set(dir(jaxseg))
     with pytest.raises(AttributeError, match="no attribute 'tarin'"):
         _ = jaxseg.tarin

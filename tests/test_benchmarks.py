@@ -1,6 +1,8 @@
-"""The benchmarks measure what they say: the same windows, the same augmentation, no batch that was ready before."""
+"""Tests that both sides of a benchmark do the same work, and that results are recorded and shown correctly."""
 
+import doctest
 import importlib
+import json
 import multiprocessing
 import sys
 import threading
@@ -19,7 +21,7 @@ FOLDER = Path(__file__).parents[1] / "experiments" / "benchmarks"
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    """Imports a module of the benchmarks, whose name does not stay behind."""
+    """Imports a module of the benchmarks and removes its name afterwards."""
     monkeypatch.syspath_prepend(str(FOLDER))
     names = [path.stem for path in FOLDER.glob("*.py")]
     for name in names:
@@ -29,8 +31,8 @@ def benchmark(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_what_comes_before_a_run_is_not_timed(benchmark):
-    turns = benchmark("turns")
+def test_run_with_before_times_the_run_only(benchmark):
+    interleave = benchmark("interleave")
     ours, theirs = multiprocessing.Pipe()
 
     def make():
@@ -40,7 +42,7 @@ def test_what_comes_before_a_run_is_not_timed(benchmark):
         run.before = lambda: time.sleep(0.5)
         return run
 
-    thread = threading.Thread(target=turns._serve, args=(theirs, make, ()))
+    thread = threading.Thread(target=interleave._serve, args=(theirs, make, ()))
     thread.start()
     ours.recv()
     ours.send("run")
@@ -50,63 +52,104 @@ def test_what_comes_before_a_run_is_not_timed(benchmark):
     thread.join()
 
 
-def test_rows_give_the_ratio_to_the_fastest_peer(benchmark):
-    turns = benchmark("turns")
-    seconds = {"jaxseg": 0.5, "jaxseg with more": 0.25, "torch": 1.0, "torch.compile": 2.0}
-    timings = {name: turns.Timing((s,) * 3, 1.0, 2**20) for name, s in seconds.items()}
-    rows = [[cell.strip() for cell in row.split("|")] for row in turns.rows("a step", timings)]
-    assert [row[2] for row in rows] == list(seconds)
-    assert [row[3] for row in rows] == ["500 ms", "250 ms", "1000 ms", "2000 ms"]
-    assert [row[5] for row in rows] == ["2.00", "4.00", "1.00", "0.50"]
+def test_records_hold_the_ratio_to_the_fastest_peer(benchmark):
+    interleave = benchmark("interleave")
+    seconds = {"jaxseg": 0.5, "jaxseg, folded": 0.25, "torch": 1.0, "torch.compile": 2.0}
+    timings = {name: interleave.Timing((s,) * 3, 1.0, 2**20) for name, s in seconds.items()}
+    found = interleave.records("a step", timings)
+    assert [record["side"] for record in found] == list(seconds)
+    assert [record["median_ms"] for record in found] == [500, 250, 1000, 2000]
+    assert [record["ratio"] for record in found] == [2.0, 4.0, 1.0, 0.5]
+    assert {"date", "machine", "versions"} <= found[0].keys()
 
 
-def test_rows_are_appended_below_their_heading(benchmark, monkeypatch, tmp_path):
-    page = benchmark("page")
-    monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
-    page.PAGE.write_text("# Page\n\n## One\n\n| a |\n|---|\n| 1 |\n\nWhy.\n\n## Two\n\ntext\n")
-    page.append("## One", "", ["| 2 |"])
-    page.append("## Two", "", ["", "| c |"])
-    page.append("## Three", "| b |\n|---|", ["| 3 |"])
-    page.append("## Four", "Text.", ["", "| d |"])
-    assert page.PAGE.read_text() == (
-        "# Page\n\n## One\n\n| a |\n|---|\n| 1 |\n| 2 |\n\nWhy.\n\n## Two\n\ntext\n\n| c |\n\n"
-        "## Three\n\n| b |\n|---|\n| 3 |\n\n## Four\n\nText.\n\n| d |\n"
+@pytest.fixture
+def page(benchmark, monkeypatch, tmp_path):
+    """The module that writes the page of benchmarks, in an empty folder."""
+    module = benchmark("append_table")
+    monkeypatch.setattr(module, "PAGE", tmp_path / "page.md")
+    monkeypatch.setitem(module.TABLES, "a", {"what": "{what}", "time": "{ms:g} ms"})
+    return module
+
+
+def test_append_shows_the_last_run_and_keeps_all(page):
+    page.PAGE.write_text("## A\n\n<!-- a.jsonl -->\n\nText.\n\n## B\n")
+    record = {"what": "a step", "date": "2026-01-01", "ms": 2.5}
+    page.append("a", [record, record | {"what": "an epoch"}])
+    page.append("a", [record | {"date": "2026-02-01", "ms": 1}])
+    table = "| what | time |\n|---|---|\n| a step | 1 ms |\n| an epoch | 2.5 ms |\n"
+    expected = f"## A\n\n<!-- a.jsonl -->\n\n{table}\nText.\n\n## B\n"
+    assert page.PAGE.read_text() == expected
+    lines = (page.PAGE.parent / "benchmarks" / "a.jsonl").read_text().splitlines()
+    assert [json.loads(line)["ms"] for line in lines] == [2.5, 2.5, 1]
+
+
+def test_append_without_a_mark_adds_a_section(page):
+    page.PAGE.write_text("# Page\n")
+    page.append("a", [{"what": "a step", "date": "2026-01-01"}])
+    assert page.PAGE.read_text().endswith(
+        "## a\n\n<!-- a.jsonl -->\n\n| what | time |\n|---|---|\n| a step |  |\n"
     )
 
 
-def test_rows_go_below_their_own_table_where_a_section_has_others(benchmark, monkeypatch, tmp_path):
-    page = benchmark("page")
-    monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
-    page.PAGE.write_text("## One\n\nText.\n\n| a |\n|---|\n| 1 |\n\n| b |\n|---|\n| 2 |\n\nWhy.\n")
-    page.append("## One", "Text.\n\n| a |\n|---|", ["| 3 |"])
-    assert "| 1 |\n| 3 |\n\n| b |\n|---|\n| 2 |\n\nWhy." in page.PAGE.read_text()
+def test_the_page_shows_the_latest_records(benchmark):
+    page = benchmark("append_table")
+    text = page.PAGE.read_text()
+    histories = [path.stem for path in (page.PAGE.parent / "benchmarks").glob("*.jsonl")]
+    assert len(histories) >= 8
+    for name in histories:
+        assert page.render(text, name) == text, f"{name}: run append_table.py"
 
 
-def test_a_cost_is_flat_where_no_size_is_far_from_the_median(benchmark):
-    growth, turns = benchmark("growth"), benchmark("turns")
-    arguments = growth.Arguments(sizes=(64, 128, 256), pixels=128 * 128)
-    cases = [growth.case(size, arguments) for size in arguments.sizes]
-    assert [case.batch for case in cases] == [4, 1, 1]  # the last is larger than a batch's pixels
+def test_doctests_of_benchmarks(benchmark):
+    for name in ("append_table", "interleave", "regression_guard"):
+        result = doctest.testmod(benchmark(name))
+        assert result.attempted
+        assert not result.failed
 
-    def rows(factor):
-        measured = {
-            case.size: {
-                "jaxseg": turns.Timing((f * case.batch * case.size**2 * 1e-6,) * 3, 1.0, 2**20)
-            }
-            for case, f in zip(cases, (1.0, 1.1, factor), strict=True)
+
+@pytest.mark.parametrize(("factor", "deviation", "flat"), [(1.3, 0.182, True), (1.4, 0.273, False)])
+def test_cost_per_pixel_reports_the_largest_deviation(benchmark, factor, deviation, flat):
+    pixel_cost, interleave = benchmark("pixel_cost"), benchmark("interleave")
+    arguments = pixel_cost.Arguments(sizes=(64, 128, 256), pixels=128 * 128)
+    cases = [pixel_cost.case(size, arguments) for size in arguments.sizes]
+    assert [case.batch for case in cases] == [4, 1, 1]  # the last image exceeds the pixels
+    measured = {
+        case.size: {
+            "jaxseg": interleave.Timing((f * case.batch * case.size**2 * 1e-6,) * 3, 1.0, 2**20)
         }
-        return growth.rows(measured, arguments)
+        for case, f in zip(cases, (1.0, 1.1, factor), strict=True)
+    }
+    found = pixel_cost.results(measured, arguments)
+    assert [record["ns_per_pixel"] for record in found] == [1000, 1100, 1000 * factor, 1100]
+    assert found[-1]["deviation"] == deviation
+    assert pixel_cost.flatness(found) == {"jaxseg": flat}
 
-    assert "| 1100 | | **+18 %**, flat within 20 % |" in rows(1.3)[-1]
-    assert "| 1100 | | **+27 %**, not flat within 20 % |" in rows(1.4)[-1]
-    assert ["1000" in row for row in rows(1.3)[:3]] == [True, False, False]
+
+GUARDED = ["unet_resnet34, infer, 1 x 128", "unet_resnet34, train, 2 x 128"]
+
+
+@pytest.mark.parametrize(("committed", "fails"), [(1.0, False), (1.2, True), (None, False)])
+def test_guard_fails_only_below_a_record(benchmark, monkeypatch, tmp_path, committed, fails):
+    guard = benchmark("regression_guard")
+    record = (
+        {} if committed is None else {guard.this_processor(): dict.fromkeys(GUARDED, committed)}
+    )
+    (tmp_path / "guard.json").write_text(json.dumps({"another": {}} | record))
+    monkeypatch.setattr(guard, "RECORD", tmp_path / "guard.json")
+    monkeypatch.setattr(guard, "ratio", lambda case, rounds: 0.9)
+    if fails:
+        with pytest.raises(SystemExit, match="more than 15 % slower"):
+            guard.main(guard.Arguments())
+    else:
+        guard.main(guard.Arguments())
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.7])
-def test_windows_cover_the_image_and_lie_within_it(benchmark, overlap):
+def test_windows_cover_the_image_and_lie_inside(benchmark, overlap):
     arguments = benchmark("sliding_window").Arguments(70, 33, 32, overlap)
     covered = np.zeros((70, 33), int)
-    for y, x in benchmark("sliding_window").places(arguments):
+    for y, x in benchmark("sliding_window").origins(arguments):
         assert 0 <= y <= 70 - 32
         assert 0 <= x <= 33 - 32
         covered[y : y + 32, x : x + 32] += 1
@@ -115,28 +158,28 @@ def test_windows_cover_the_image_and_lie_within_it(benchmark, overlap):
 
 
 @pytest.mark.slow
-def test_overlapping_windows_are_averaged(benchmark):
-    """Also where a last batch is filled up."""
+def test_overlapping_windows_average_the_logits(benchmark):
+    """Also if the last batch is padded."""
     sliding = benchmark("sliding_window")
     arguments = sliding.Arguments(48, 64, 32, at_once=4, classes=3)
     model = jaxseg.create("unet", encoder="resnet18", num_classes=3)
-    variables = train.initialize(model, jax.random.key(0))
+    variables = train.init(model, jax.random.key(0))
     apply = jax.jit(lambda tiles: model.apply(variables, tiles).logits)
-    image, places = sliding.picture(arguments), sliding.places(arguments)
-    assert len(places) % 4
+    image, origins = sliding.random_image(arguments), sliding.origins(arguments)
+    assert len(origins) % 4
     sums, counts = np.zeros((48, 64, 3)), np.zeros((48, 64, 1))
-    for y, x in places:
+    for y, x in origins:
         sums[y : y + 32, x : x + 32] += np.asarray(apply(image[:, y : y + 32, x : x + 32]))[0]
         counts[y : y + 32, x : x + 32] += 1
     result = np.asarray(sliding.jaxseg_side(arguments)())
     np.testing.assert_allclose(result, sums / counts, atol=1e-4)
 
 
-def test_both_loaders_read_and_augment_alike(benchmark, monkeypatch, tmp_path):
+def test_both_loaders_read_and_augment_the_same(benchmark, monkeypatch, tmp_path):
     loader = benchmark("loader")
     arguments = loader.Arguments(size=(24, 32), crop=(16, 20), images=4, batch=4, batches=1)
-    loader.draw(tmp_path, arguments)
-    monkeypatch.setattr(loader, "taking", lambda batches, arguments: batches)
+    loader.generate(tmp_path, arguments)
+    monkeypatch.setattr(loader, "reader", lambda batches, arguments: batches)
     with loader.jaxseg_side(str(tmp_path), 0, arguments) as batches:
         ours = next(batches)
     pairs = loader.Pairs(str(tmp_path), arguments.crop)
@@ -144,5 +187,6 @@ def test_both_loaders_read_and_augment_alike(benchmark, monkeypatch, tmp_path):
     for mine, theirs in ((ours["image"], images), (ours["label"], masks)):
         assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
     augment = data.TrainAugment(arguments.crop, scale=loader.SCALE)
-    mine, theirs = augment._compose(3, True).transforms, pairs.transform.transforms
+    mine = augment._compose((3,), True, augment.targets["label"]).transforms
+    theirs = pairs.transform.transforms
     assert repr(mine) == repr(theirs)

@@ -40,6 +40,7 @@ def blobs(shape, seed=0):
 
 @pytest.mark.parametrize("share", [0.001, 0.02, 0.5, 0.999])
 @pytest.mark.parametrize("shape", [(64, 64), (37, 91), (1, 65), (65, 1), (1, 1), (3, 200)])
+@pytest.mark.sample(3)
 def test_is_scipys(shape, share):
     seeds = drawn(shape, share)
     seeds[-1, 0] = True
@@ -47,6 +48,7 @@ def test_is_scipys(shape, share):
 
 
 @pytest.mark.parametrize("spacing", [(2.0, 1.0), (1.0, 2.0), (0.3, 0.3), (7, 0.01), (1e-9, 3e-9)])
+@pytest.mark.sample(2)
 def test_spacing_is_scipys_sampling(spacing):
     for seeds in (drawn((31, 45), 0.01), blobs((31, 45))):
         result = transform(seeds, spacing=spacing)
@@ -89,12 +91,14 @@ def test_both_orders_of_images_agree():
     seeds=arrays.arrays(bool, (2, 9, 14)),
     spacing=st.sampled_from([(1.0, 1.0), (3.0, 1.0), (0.5, 2.5)]),
 )
+@pytest.mark.slow
 def test_any_mask_is_scipys(seeds, spacing):
     expected = np.stack([scipy_transform(image, spacing) for image in seeds])
     np.testing.assert_allclose(transform(seeds, spacing=spacing), expected, rtol=3e-7)
 
 
 @pytest.mark.parametrize("kind", ["corner", "sparse"])
+@pytest.mark.slow
 def test_squares_are_exact_past_what_float32_counts(kind):
     """At 2048x2048 squares pass 2**22; one more step of width 4200 passes 2**24, where float32 skips odd numbers."""
     if kind == "corner":
@@ -117,6 +121,7 @@ def test_squares_are_exact_past_what_float32_counts(kind):
 
 
 @pytest.mark.parametrize("shape", [(1, 40_000), (60_000, 1)])
+@pytest.mark.slow
 def test_images_too_long_for_int32_have_distances(shape):
     """Their squares, or a square and that of no seed, pass 2**31."""
     seeds = np.zeros(shape, bool)

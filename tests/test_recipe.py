@@ -2,31 +2,27 @@
 
 import dataclasses
 import json
-import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from harness.runs import make_run
 
 from jaxseg import losses
 from jaxseg import recipe as recipes
-from jaxseg.cli import assemble, sources
-from jaxseg.cli.resume import forbidden_changes
 from jaxseg.errors import InputError, unknown
-from jaxseg.recipe import (
-    DataRecipe,
-    LossRecipe,
-    ModelRecipe,
-    OptimizerRecipe,
-    Recipe,
-    TrainRecipe,
-)
+from jaxseg.recipe import DataRecipe, LossRecipe, ModelRecipe, OptimizerRecipe, Recipe, TrainRecipe
+from jaxseg.runs.folder import forbidden_changes
 from jaxseg.typing import Output
 
 FULL = Recipe(
     model=ModelRecipe(options={"depth": 3, "wide": True}, mean=(0.5,), std=(0.5,)),
-    data=DataRecipe(source="folder", label_map={0: 0, 255: 1}, size=(3, 4), classes=("a", "b")),
+    data=DataRecipe(
+        source="folder",
+        options={"images": "{split}", "sizes": (3, 4)},
+        label_map={0: 0, 255: 1},
+        classes=("a", "b"),
+    ),
     train=TrainRecipe(patience=3),
 )
 
@@ -122,37 +118,6 @@ def test_names_match_whatever_their_case():
     assert "did you mean 'unet'" in str(unknown("model", "UNet", ["unet", "fpn"]))
 
 
-def test_one_folder_for_all_is_divided(tmp_path):
-    for name in ("images", "masks"):
-        (tmp_path / name).mkdir()
-        for index in range(10):
-            picture = Image.new("RGB" if name == "images" else "L", (4, 4))
-            picture.save(tmp_path / name / f"{index}.png")
-    data = DataRecipe("folder", str(tmp_path), images="images", masks="masks", num_classes=2)
-    train, held_out = (sources.open_source(data, split) for split in ("train", "val"))
-    assert len(train) == 9
-    assert len(held_out) == 1
-    assert held_out[0]["name"] not in {record["name"] for record in train}
-    with pytest.raises(InputError, match="there is no 'test'"):
-        sources.open_source(data, "test")
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("num_classes", 2),
-        ("classes", ("a", "b")),
-        ("ignore_index", 0),
-        ("label_map", {1: 0}),
-        ("reduce_zero_label", True),
-    ],
-)
-def test_the_embedded_shapes_have_their_own_labels(field, value):
-    with pytest.raises(InputError, match=f"leave out --data.{field.replace('_', '-')}"):
-        sources.open_source(DataRecipe(**{field: value}), "train")
-    assert sources.open_source(DataRecipe(num_classes=7), "train").num_classes == 7
-
-
 def test_data_may_move_between_a_stop_and_going_on():
     moved = dataclasses.replace(FULL, data=dataclasses.replace(FULL.data, root="there", workers=3))
     assert forbidden_changes(FULL, moved) == []
@@ -160,16 +125,10 @@ def test_data_may_move_between_a_stop_and_going_on():
     assert len(forbidden_changes(FULL, other)) == 2  # epochs, patience
 
 
-def test_every_loss_has_a_weight_in_the_recipe():
-    fields = {field.name for field in dataclasses.fields(LossRecipe)}
-    assert set(losses.names()) == fields - {"class_weights", "aux_weight", "aux_weights", "options"}
-
-
 def test_losses_and_their_options_reach_the_loss():
-    weights = {"cross_entropy": 0.0, "dice": 0.0, "tversky": 2.0, "ohem": 1.0}
+    weights = {"cross_entropy": 0.0, "tversky": 2.0, "ohem": 1.0}
     options = {"tversky.alpha": 1.0, "tversky.beta": 1.0, "ohem.min_kept": 2}
-    facts = types.SimpleNamespace(classes=("a", "b"), ignore_index=255)
-    loss_fn = assemble.loss(Recipe(loss=LossRecipe(**weights, options=options)), facts)
+    loss_fn = make_run(Recipe(loss=LossRecipe(weights, options))).loss_fn
     logits = jnp.array([[[[3.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 2.0]]]])
     labels = jnp.array([[[0, 0, 0, 1]]])
     value, logs = loss_fn(Output(logits), {"label": labels})
@@ -177,7 +136,7 @@ def test_losses_and_their_options_reach_the_loss():
     hard = losses.ohem_cross_entropy(logits, labels, min_kept=2)
     np.testing.assert_allclose(value, 2 * losses.jaccard_loss(logits, labels) + hard, rtol=1e-6)
     with pytest.raises(InputError, match="options for focal, which is none of the losses"):
-        assemble.loss(Recipe(loss=LossRecipe(options={"focal.gamma": 1.0})), facts)
+        make_run(Recipe(loss=LossRecipe({"dice": 1.0}, options={"focal.gamma": 1.0})))
 
 
 @pytest.mark.parametrize(
@@ -189,10 +148,9 @@ def test_losses_and_their_options_reach_the_loss():
         (ModelRecipe(name="original_unet"), "original_unet", "body"),
     ],
 )
-def test_what_a_recipe_builds_with_an_encoder_and_without(model, title, layer):
+def test_a_recipe_builds_models_with_and_without_an_encoder(model, title, layer):
     """The encoder that is left out is ResNet-18 where there is one to choose; channels are the data set's."""
-    facts = types.SimpleNamespace(num_classes=3, channels=5, mean=(0.5,) * 5, std=(0.25,) * 5)
-    network = assemble.network(model, facts)
-    assert layer in network.shapes()["params"]
-    assert assemble.title(model) == title
-    assert recipes.from_dict(recipes.to_dict(Recipe(model=model))).model == model
+    run = make_run(Recipe(model=model), num_classes=3, channels=5)
+    assert layer in run.variables_like["params"]
+    assert run.title == title
+    assert recipes.from_dict(recipes.to_dict(run.recipe)) == run.recipe

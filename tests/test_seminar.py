@@ -1,4 +1,4 @@
-"""The tutorial's pictures and tables are those of the committed command, which runs."""
+"""Tests that the figures and tables of the tutorial are those of the committed command."""
 
 import importlib
 import json
@@ -15,13 +15,13 @@ PAGE = ROOT / "docs" / "seminar.md"
 PICTURES = ROOT / "docs" / "images" / "seminar"
 
 
-def shown():
+def figures_on_page():
     return re.findall(r"!\[[^\]]+\]\(images/seminar/([^)]+)\)", PAGE.read_text())
 
 
 @pytest.fixture
 def experiment(monkeypatch):
-    """Imports a module of the experiment; neither its name nor its matplotlib style stay behind."""
+    """Imports a module of the experiment and removes its name and matplotlib style afterwards."""
     folder = ROOT / "experiments" / "seminar"
     monkeypatch.syspath_prepend(str(folder))
     names = [path.stem for path in folder.glob("*.py")]
@@ -33,15 +33,15 @@ def experiment(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_every_picture_is_on_the_page_and_small():
+def test_every_figure_is_on_the_page_and_small():
     files = {path.name: path.stat().st_size for path in PICTURES.iterdir()}
-    assert sorted(shown()) == sorted(files)
+    assert sorted(figures_on_page()) == sorted(files)
     assert len(files) > 10
     assert max(files.values()) < 200_000
     assert sum(files.values()) < 1_500_000
 
 
-def test_the_tables_show_what_was_measured(experiment):
+def test_tables_on_the_page_show_the_results(experiment):
     result = json.loads((ROOT / "docs" / "benchmarks" / "seminar.json").read_text())
     page = PAGE.read_text()
     rare, borders = experiment("rare"), experiment("borders")
@@ -51,7 +51,7 @@ def test_the_tables_show_what_was_measured(experiment):
     scores = f"IoU is {longer['iou']:.2f}, at the chosen threshold {longer['iou_at_threshold']:.2f}"
     assert scores in " ".join(page.split())
     assert f"one training of 300 steps reaches {wider['iou']:.2f} at one half" in page
-    # What the text says of them: under 1 % of the pixels, and who wins.
+    # Claims of the text: under 1 % of the pixels, and the order of the losses.
     assert 0 < max(result["losses"]["share"]) < 0.01
     runs = result["losses"]["runs"]
     assert len({run["seed"] for run in runs}) == 3
@@ -62,7 +62,7 @@ def test_the_tables_show_what_was_measured(experiment):
     assert fcn == sorted(fcn)
 
 
-def test_the_maps_of_the_drawn_unet_are_the_papers(experiment):
+def test_sizes_of_the_unet_diagram_are_the_papers(experiment):
     sizes = experiment("unet").sizes(572)
     assert [sizes[f"contract{level}"] for level in range(5)] == [
         (568, 64),
@@ -75,7 +75,7 @@ def test_the_maps_of_the_drawn_unet_are_the_papers(experiment):
 
 
 @pytest.mark.slow
-def test_the_command_draws_everything_in_miniature(tmp_path):
+def test_command_makes_all_figures(tmp_path):
     command = [sys.executable, "experiments/seminar", "--out", tmp_path / "pictures"]
     command += ["--results", tmp_path / "result.json", "--rare-steps", 2, "--seeds", 1]
     command += ["--rare-images", 40, 30, 30, "--border-steps", 1, "--border-images", 8, 4]
@@ -84,7 +84,9 @@ def test_the_command_draws_everything_in_miniature(tmp_path):
         [str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == sorted(shown())
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == sorted(
+        figures_on_page()
+    )
     result = json.loads((tmp_path / "result.json").read_text())
     assert len(result["losses"]["runs"]) == 3
     assert "| FCN-32s | 0." in done.stdout

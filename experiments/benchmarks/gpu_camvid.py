@@ -1,22 +1,22 @@
-"""CamVid from scratch in ten minutes on one GPU: 360 x 480, 11 classes, void ignored, nothing pretrained.
+"""Trains on CamVid from scratch in ten minutes on one GPU: 360 x 480, 11 classes, void ignored, no pretrained weights.
 
     PYTHONPATH=. python experiments/benchmarks/gpu_camvid.py --root DIR
-    PYTHONPATH=. python experiments/benchmarks/gpu_camvid.py --root DIR --split val --seed 1       # to choose by
+    PYTHONPATH=. python experiments/benchmarks/gpu_camvid.py --root DIR --split val --seed 1       # to select options
     PYTHONPATH=. python experiments/benchmarks/gpu_camvid.py --root DIR --minutes 1 --size 96 128 \\
-        --encoder resnet18 --dtype float32 --batch 8 --chunk 10 --average 0.9                      # tries it on a CPU
+        --encoder resnet18 --dtype float32 --batch 8 --chunk 10 --average 0.9                      # a trial on a CPU
 
-DIR holds SegNet's layout (train/, trainannot/, test/, testannot/, ...). Training sees the 367 training images alone; they lie
-on the device as uint8 and are augmented there, and on a GPU each epoch is one program. The ten minutes are all of it:
-start, reading, compiling, training, the evaluation of the 233 test images. So the run compiles, measures what an epoch and
-the evaluation take, and lays the cosine of its learning rate over the epochs that fit. Images are drawn by the rare classes
-that they hold, and the loss is cross-entropy and Dice, which counts every class alike. Evaluated is an average of the
-parameters: as it is, and, said apart, with the mean of each image's probabilities and its mirror image's.
+DIR holds CamVid in SegNet's layout (train/, trainannot/, test/, testannot/, ...). Training uses the 367 training images,
+which are stored on the device as uint8 and augmented there; on a GPU each epoch is one program. The ten minutes include
+start, reading, compilation, training and the evaluation of the 233 test images: the run compiles, times an epoch and the
+evaluation, and then fits the cosine of its learning rate to the number of epochs that remain. Images with rare classes are
+sampled more often, and the loss is cross-entropy plus Dice, which weighs all classes equally. The evaluation uses an
+exponential moving average of the parameters, once without and once with test-time augmentation by a horizontal flip.
 
-Meant for one data-centre GPU (A100, H100) that nobody else uses. Needs jax, flax, optax and Pillow; neither tyro, grain,
-TFDS nor albumentations.
+Meant for one idle data-centre GPU (A100, H100). Needs jax, flax, optax and Pillow, but neither tyro, grain, TFDS nor
+albumentations.
 
-It has run on CPUs alone so far, with smaller images: no score of a GPU is known yet. To compare with, test mIoU from scratch
-at this size: ENet 51.3, SegNet 55.6, FC-DenseNet103 66.9. What this run is for is 60 at least.
+It has only run on CPUs so far, with smaller images, so there is no score of a GPU yet. Published test mIoU from scratch at
+this size: ENet 51.3, SegNet 55.6, FC-DenseNet103 66.9. The goal of this run is 60 or more.
 
 References:
     Paszke et al., ENet, 2016, https://arxiv.org/abs/1606.02147; Badrinarayanan et al., SegNet, 2017,
@@ -35,36 +35,34 @@ from gpu_camvid_programs import CLASSES, Resized, make_evaluation, make_training
 
 MARKS = {"ENet": 51.3, "SegNet": 55.6, "FC-DenseNet103": 66.9}
 SPARE = 0.02
-"""The part of the time that is left for epochs slower than those that were measured."""
+"""The fraction of the time reserved for epochs slower than the one that was timed."""
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line."""
+    """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--root", type=Path, required=True, help="the folder of CamVid in SegNet's layout")
-    add("--minutes", type=float, default=10.0, help="for everything")
+    add("--minutes", type=float, default=10.0, help="total time")
     add("--size", type=int, nargs=2, default=(360, 480), help="height and width; files are resized")
-    add("--split", choices=("val", "test"), default="test", help="what is evaluated")
+    add("--split", choices=("val", "test"), default="test", help="the split to evaluate")
     add("--network", default="unet")
     add("--encoder", default="resnet34")
     add("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     add("--batch", type=int, default=16)
-    add("--chunk", type=int, help="steps of one program; those of an epoch if left out")
+    add("--chunk", type=int, help="steps per program; those of an epoch by default")
     add("--rate", type=float, default=2e-3, help="the highest learning rate, of AdamW")
-    add("--warmup", type=float, default=0.05, help="the part of the run in which it rises")
-    add("--decay", type=float, default=0.05, help="of the weights")
-    add("--average", type=float, default=0.998, help="what a step keeps of the averaged parameters")
-    add(
-        "--temperature", type=float, default=0.1, help="of rare class sampling; the lower the rarer"
-    )
-    add("--images", type=int, help="the first so many of each split alone")
+    add("--warmup", type=float, default=0.05, help="the fraction of the run in which it rises")
+    add("--decay", type=float, default=0.05, help="weight decay")
+    add("--average", type=float, default=0.998, help="decay of the averaged parameters per step")
+    add("--temperature", type=float, default=0.1, help="temperature of rare class sampling")
+    add("--images", type=int, help="use only this many images of each split")
     add("--seed", type=int, default=0)
     return parser
 
 
 def chunks_that_fit(left: float, each: float) -> int:
-    """How many chunks fit into the seconds that are left, some spared; one at least, for a network to evaluate.
+    """Returns how many chunks fit into the remaining seconds, less a reserve, and at least one.
 
     >>> chunks_that_fit(100.0, 2.0), chunks_that_fit(-5.0, 2.0)
     (49, 1)
@@ -73,7 +71,7 @@ def chunks_that_fit(left: float, each: float) -> int:
 
 
 def rate_at(done: float, peak: float, warmup: float) -> float:
-    """The learning rate when a part of the run is done: a linear rise, then half a cosine down to 0.
+    """Returns the learning rate at a fraction of the run: a linear rise, then half a cosine down to 0.
 
     >>> [round(rate_at(done, 1.0, 0.2), 2) for done in (0.1, 0.2, 0.6, 1.0)]
     [0.5, 1.0, 0.5, 0.0]
@@ -83,74 +81,78 @@ def rate_at(done: float, peak: float, warmup: float) -> float:
     return peak * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
 
 
-def run(given: argparse.Namespace, say: Callable[[str], None], began: float) -> dict[str, Any]:
-    """Trains for the time given and evaluates.
+def run(options: argparse.Namespace, log: Callable[[str], None], began: float) -> dict[str, Any]:
+    """Trains for the chosen time and evaluates.
 
     Returns:
-        `"counts"` and `"mirrored_counts"`, int64 `[K, K]`, `"classes"`, and what it took.
+        `"counts"` and `"mirrored_counts"`, int64 `[K, K]`, `"classes"`, and the number of steps, images and minutes.
     """
     import jax
     import jax.numpy as jnp
 
     import jaxseg
-    from jaxseg import data, train
+    from jaxseg import data
+    from jaxseg.parallel import Parallel
 
-    def passed() -> float:
+    def elapsed() -> float:
         return time.perf_counter() - began
 
     device = jax.devices()[0]
-    parallel = train.Parallel("jit", [device])
+    parallel = Parallel("jit", [device])
     model = jaxseg.create(
-        given.network, encoder=given.encoder, num_classes=CLASSES, dtype=jnp.dtype(given.dtype)
+        options.network,
+        encoder=options.encoder,
+        num_classes=CLASSES,
+        dtype=jnp.dtype(options.dtype),
     )
     preprocess = data.normalize()
-    shown, held_out = (
-        Resized(data.CamVid(given.root, split), given.size, given.images)
-        for split in ("train", given.split)
+    training, held_out = (
+        Resized(data.CamVid(options.root, split), options.size, options.images)
+        for split in ("train", options.split)
     )
-    state, chunk, steps = make_training(given, shown, model, preprocess, parallel)
-    say(f"{passed():.0f} s: {len(shown)} training images on {device.device_kind}")
+    state, chunk, steps = make_training(options, training, model, preprocess, parallel)
+    log(f"{elapsed():.0f} s: {len(training)} training images on {device.device_kind}")
     evaluate = make_evaluation(
-        model, preprocess, parallel, data.load(held_out).dataset, given.batch
+        model, preprocess, parallel, data.load(held_out).dataset, options.batch
     )
     evaluate(state.ema_variables)
-    at = passed()
+    at = elapsed()
     evaluate(state.ema_variables)
-    reserve = passed() - at
-    say(f"{passed():.0f} s: an evaluation takes {reserve:.1f} s")
+    reserve = elapsed() - at
+    log(f"{elapsed():.0f} s: an evaluation takes {reserve:.1f} s")
 
-    first_rate = rate_at(0.1 * given.warmup, given.rate, given.warmup)
+    first_rate = rate_at(0.1 * options.warmup, options.rate, options.warmup)
     state, _ = chunk(state, first_rate)
-    at = passed()
+    at = elapsed()
     state, _ = chunk(state, first_rate)
-    each = passed() - at
-    chunks = chunks_that_fit(60 * given.minutes - passed() - reserve, each)
-    images = steps * given.batch / each
-    say(
-        f"{passed():.0f} s: {each:.2f} s for {steps} steps of {given.batch}, {images:.0f} images/s; {chunks} times more"
+    each = elapsed() - at
+    chunks = chunks_that_fit(60 * options.minutes - elapsed() - reserve, each)
+    images = steps * options.batch / each
+    log(
+        f"{elapsed():.0f} s: {each:.2f} s for {steps} steps of {options.batch}, {images:.0f} images/s; {chunks} more such chunks"
     )
 
     for index in range(chunks):
-        if index and passed() + each + reserve > 60 * given.minutes:
-            say(f"{passed():.0f} s: slower than measured, stopped {chunks - index} short")
+        if index and elapsed() + each + reserve > 60 * options.minutes:
+            log(f"{elapsed():.0f} s: slower than timed, stopped {chunks - index} chunks early")
             break
-        state, loss = chunk(state, rate_at((index + 0.5) / chunks, given.rate, given.warmup))
+        state, loss = chunk(state, rate_at((index + 0.5) / chunks, options.rate, options.warmup))
         if index % max(1, chunks // 20) == 0:
-            say(f"{passed():.0f} s: {100 * index / chunks:.0f} %, loss {loss:.4f}")
+            log(f"{elapsed():.0f} s: {100 * index / chunks:.0f} %, loss {loss:.4f}")
     counts, mirrored = evaluate(state.ema_variables)
     return {
         "counts": counts,
         "mirrored_counts": mirrored,
-        "classes": shown.classes,
+        "classes": training.classes,
         "steps": int(state.step),
         "images": len(held_out),
-        "minutes": passed() / 60,
+        "minutes": elapsed() / 60,
         "device": device.device_kind,
     }
 
 
-def report(given: argparse.Namespace, result: dict[str, Any]) -> list[str]:
-    """The scores as markdown: mIoU of both, then each class."""
+def report(options: argparse.Namespace, result: dict[str, Any]) -> list[str]:
+    """Returns the scores as lines of markdown: mIoU, then IoU of each class, without and with the flip."""
     import jax
 
     from jaxseg import metrics
@@ -163,12 +165,12 @@ def report(given: argparse.Namespace, result: dict[str, Any]) -> list[str]:
     (plain, each), (mirrored, each_mirrored) = of("counts"), of("mirrored_counts")
     marks = ", ".join(f"{name} {mark}" for name, mark in MARKS.items())
     lines = [
-        f"{given.network} on {given.encoder}, {given.size[0]} x {given.size[1]}, {given.dtype}, batch {given.batch}, "
-        f"seed {given.seed}: {result['steps']} steps, {result['minutes']:.2f} minutes in all on {result['device']}, "
+        f"{options.network} on {options.encoder}, {options.size[0]} x {options.size[1]}, {options.dtype}, batch {options.batch}, "
+        f"seed {options.seed}: {result['steps']} steps, {result['minutes']:.2f} minutes on {result['device']}, "
         f"JAX {jax.__version__}",
         f"published from scratch at 360 x 480: {marks}",
         "",
-        f"| {given.split}, {result['images']} images | IoU | with the mirror image |",
+        f"| {options.split}, {result['images']} images | IoU | with horizontal flip |",
         "|---|---|---|",
         f"| **mean of {CLASSES}** | **{plain:.2f}** | {mirrored:.2f} |",
     ]
@@ -180,9 +182,9 @@ def report(given: argparse.Namespace, result: dict[str, Any]) -> list[str]:
 def main(words: list[str] | None = None) -> dict[str, Any]:
     """Trains, evaluates and prints."""
     began = time.perf_counter()
-    given = arguments().parse_args(words)
-    result = run(given, lambda line: print(line, flush=True), began)
-    print("\n".join(report(given, result)), flush=True)
+    options = arguments().parse_args(words)
+    result = run(options, lambda line: print(line, flush=True), began)
+    print("\n".join(report(options, result)), flush=True)
     return result
 
 

@@ -1,4 +1,4 @@
-"""What `gpu_camvid.py` compiles: training whose images lie on the device, and the evaluation."""
+"""Builds the programs of `gpu_camvid.py`: training on images stored on the device, and the evaluation."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -12,12 +12,12 @@ Evaluate = Callable[[Any], tuple[np.ndarray, np.ndarray]]
 
 
 class Resized:
-    """Records of another source at one size: images bilinear, labels nearest."""
+    """Resizes the samples of another source: images bilinear, labels nearest."""
 
     def __init__(self, source: Any, size: Sequence[int], images: int | None):
         self._source, self._size, self._images = source, tuple(size), images
-        self.num_classes, self.ignore_index = source.num_classes, source.ignore_index
-        self.classes = source.classes
+        self.num_classes, self.classes = source.num_classes, source.classes
+        self.targets = source.targets
 
     def __len__(self) -> int:
         return len(self._source) if self._images is None else min(self._images, len(self._source))
@@ -28,34 +28,36 @@ class Resized:
             return record
         from PIL import Image
 
-        def resized(array: np.ndarray, how: Any) -> np.ndarray:
-            return np.asarray(Image.fromarray(array).resize(self._size[::-1], how))
+        def resize(array: np.ndarray, method: Any) -> np.ndarray:
+            return np.asarray(Image.fromarray(array).resize(self._size[::-1], method))
 
         return record | {
-            "image": resized(record["image"], Image.Resampling.BILINEAR),
-            "label": resized(record["label"], Image.Resampling.NEAREST),
+            "image": resize(record["image"], Image.Resampling.BILINEAR),
+            "label": resize(record["label"], Image.Resampling.NEAREST),
         }
 
 
 def make_evaluation(
     model: Any, preprocess: Any, parallel: Any, dataset: Any, batch: int
 ) -> Evaluate:
-    """`evaluate(variables) -> (counts, counts)`, int64 `[K, K]`: as it is, and with the mirror image's probabilities.
+    """Returns `evaluate(variables) -> (counts, counts)`, int64 `[K, K]`, without and with a horizontal flip.
 
     Args:
         model: A Linen module.
-        preprocess: Of its images.
+        preprocess: Normalizes its images.
         parallel: The device.
-        dataset: A `data.OnDevice`, on the host.
-        batch: Images of a batch.
+        dataset: A data set for the device, still on the host.
+        batch: Images per batch.
     """
     import jax
     import jax.numpy as jnp
 
     from jaxseg import inference, metrics
 
-    probabilities = inference.make_probabilities(model, preprocess=preprocess)
-    images, labels = np.asarray(dataset.image), np.asarray(dataset.label)
+    probabilities = inference.make_predict(
+        model, lambda output: jax.nn.softmax(output.logits), preprocess=preprocess
+    )
+    images, labels = (np.asarray(dataset.arrays[name]) for name in ("image", "label"))
     fill = -len(images) % batch
     images = np.pad(images, [(0, fill), (0, 0), (0, 0), (0, 0)])
     labels = np.pad(labels, [(0, fill), (0, 0), (0, 0)], constant_values=VOID)
@@ -89,53 +91,53 @@ def make_evaluation(
 
 
 def make_training(
-    given: argparse.Namespace, source: Any, model: Any, preprocess: Any, parallel: Any
+    options: argparse.Namespace, source: Any, model: Any, preprocess: Any, parallel: Any
 ) -> tuple[Any, Chunk, int]:
-    """What trains.
+    """Builds the training.
 
     Args:
-        given: The command line's `size`, `rate` and so on.
+        options: Options of the command line.
         source: The training images.
         model: A Linen module.
-        preprocess: Of its images.
+        preprocess: Normalizes its images.
         parallel: The device.
 
     Returns:
-        A state; `chunk(state, rate) -> (state, loss)`, which takes all steps of a program with one learning rate; and how
-        many these are.
+        A state, `chunk(state, rate) -> (state, loss)`, which runs all steps of a program with one learning rate, and the
+        number of these steps.
     """
     import jax
     import jax.numpy as jnp
     import optax
 
     from jaxseg import data, losses, train
-    from jaxseg.data import device_augment
+    from jaxseg.data.device import augment
 
     optimizer = optax.inject_hyperparams(train.adamw, static_args=("clip_norm", "weight_decay"))(
-        learning_rate=0.0, weight_decay=given.decay, clip_norm=1.0
+        learning_rate=0.0, weight_decay=options.decay, clip_norm=1.0
     )
     step = train.make_train_step(
         model,
         optimizer,
         losses.make_loss_fn({"cross_entropy": 1.0, "dice": 1.0}, ignore_index=VOID),
         preprocess=preprocess,
-        ema_decay=given.average,
+        ema_decay=options.average,
     )
     feed = data.make_feed(
-        device_augment.compose(
-            device_augment.random_view(
-                tuple(given.size), scale=(0.5, 2.0), rotate=10.0, ignore_index=VOID
+        augment.compose(
+            augment.random_view(
+                tuple(options.size), scale=(0.5, 2.0), rotate=10.0, targets=source.targets
             ),
-            device_augment.random_colour(),
+            augment.random_colour(),
         )
     )
-    weights = data.rare_class_weights(data.class_pixels(source), given.temperature)
-    places = data.make_places(len(source), given.batch, order=data.drawn(weights))
-    dataset = parallel.keep(data.load(source).dataset)
-    steps = given.chunk or max(1, len(source) // given.batch)
-    epoch = train.make_epoch(train.make_run(step, feed, parallel), places, steps=steps)
-    key = parallel.replicate(jax.random.key(given.seed))
-    variables = train.initialize(model, jax.random.key(given.seed))
+    weights = data.rare_class_weights(data.class_pixels(source), options.temperature)
+    sampler = data.make_sampler(len(source), options.batch, order=data.weighted(weights))
+    dataset = parallel.put(data.load(source).dataset)
+    steps = options.chunk or max(1, len(source) // options.batch)
+    epoch = train.make_epoch(train.make_multi_step(step, feed, parallel), sampler, steps=steps)
+    key = parallel.replicate(jax.random.key(options.seed))
+    variables = train.init(model, jax.random.key(options.seed))
     state = parallel.replicate(train.create_state(variables, optimizer, ema=True))
 
     def chunk(state: Any, rate: float) -> tuple[Any, float]:

@@ -1,9 +1,9 @@
-"""Where the time of a compiled step goes: the profiler's trace as a table of kinds of operations.
+"""Divides the time of a compiled step among kinds of operations, from the profiler's trace.
 
-What an operation is comes from the text of the compiled program, which says for each instruction what it does and which part
-of the model it comes from; the trace says when it ran. Where the trace knows no instruction, as of kernels inside of a CUDA
-graph, the kernel's name has to do. Moments in which several operations run are divided among them, and those in which none
-does are idle, so that the kinds add up to the time that passed.
+The text of the compiled program says for each instruction its operation and the part of the model that it belongs to; the
+trace says when it ran. Where the trace names no instruction, for example for kernels of a CUDA graph, the kernel's name
+decides. Time in which several operations run is divided among them, and time in which none runs is idle, so that the kinds
+add up to the elapsed time.
 """
 
 import re
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-CONVOLUTION, PRODUCT, NORM = "convolution", "matrix product", "normalisation"
+CONVOLUTION, PRODUCT, NORM = "convolution", "matrix product", "normalization"
 OTHER, COPY, UPDATE, IDLE = "other elementwise", "copy", "optimizer", "idle"
 KINDS = (CONVOLUTION, PRODUCT, NORM, OTHER, COPY, UPDATE, IDLE)
 
@@ -23,7 +23,7 @@ _CALLS = re.compile(r"calls=%?([\w.-]+)")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _HOLDERS = ("while", "conditional", "call")
-"""Opcodes whose time is that of what they hold, which the trace has too."""
+"""Opcodes that contain other operations, which the trace lists as well."""
 _MOVES = {"copy", "copy-start", "copy-done", "transpose", "bitcast", "parameter", "tuple"}
 _KERNELS = (
     (CONVOLUTION, re.compile(r"conv(?!ert)|cudnn|[fdw](prop|grad)", re.I)),
@@ -33,7 +33,7 @@ _KERNELS = (
 
 
 class Event(NamedTuple):
-    """One operation that ran: its kind, and from when to when, in nanoseconds."""
+    """One operation: its kind, start and end in nanoseconds."""
 
     kind: str
     start: float
@@ -41,14 +41,14 @@ class Event(NamedTuple):
 
 
 def kinds_of(text: str) -> dict[str, str]:
-    """The kind of each instruction of a compiled program.
+    """Returns the kind of each instruction of a compiled program.
 
     Args:
-        text: As of `.as_text()`.
+        text: The program, returned by `.as_text()`.
 
     Returns:
-        Kinds by the instruction's name, punctuation as underscores: kernels are called so. `""` is the kind of those
-        that only hold others.
+        Kinds by name of the instruction, with punctuation replaced by underscores as in the names of kernels. The kind
+        `""` marks instructions that only contain others.
 
     >>> kinds_of('ENTRY %main (x: f32[2]) -> f32[2] {\\n  ROOT %copy.1 = f32[2]{0} copy(%x)\\n}')
     {'copy_1': 'copy'}
@@ -81,7 +81,7 @@ def _kind(opcode: str, line: str, inside: Mapping[str, set[str]], differentiates
     if opcodes - {"fusion"} <= _MOVES:
         return COPY
     if differentiates and path.startswith("jit(") and "jvp(" not in path:
-        return UPDATE  # what a train step does outside of the gradient
+        return UPDATE  # the part of a train step outside of the gradient
     return NORM if "/norm/" in path else OTHER
 
 
@@ -95,16 +95,16 @@ def _plain(name: str) -> str:
 
 
 def events(profile: Any, kinds: Mapping[str, str]) -> list[Event]:
-    """What ran on the devices of a profile; on the threads of the CPU where there are no others.
+    """Returns the operations that ran on the devices of a profile, or on the CPU's threads if there are no others.
 
     Args:
         profile: A `jax.profiler.ProfileData`.
-        kinds: As of `kinds_of`.
+        kinds: Returned by `kinds_of`.
     """
     planes = list(profile.planes)
     devices = [plane for plane in planes if plane.name.startswith("/device:")]
     lines = [line for plane in devices for line in plane.lines]
-    # A GPU's streams come again as lines of operations, of modules and of steps; a TPU has operations alone.
+    # A GPU repeats its streams as lines of operations, modules and steps; a TPU has only operations.
     chosen = [line for line in lines if line.name.startswith("Stream")]
     chosen = chosen or [line for line in lines if line.name == "XLA Ops"]
     if chosen:
@@ -129,10 +129,10 @@ def _of(
 
 
 def divided(found: Iterable[Event]) -> dict[str, float]:
-    """The nanoseconds of each kind, which add up to those from the first event to the end of the last.
+    """Returns the nanoseconds of each kind, which add up to the time from the first event to the end of the last.
 
     >>> divided([Event("copy", 0, 4), Event("convolution", 2, 6), Event("copy", 9, 10)])
-    {'convolution': 3.0, 'matrix product': 0.0, 'normalisation': 0.0, 'other elementwise': 0.0, 'copy': 4.0, 'optimizer': 0.0, 'idle': 3.0}
+    {'convolution': 3.0, 'matrix product': 0.0, 'normalization': 0.0, 'other elementwise': 0.0, 'copy': 4.0, 'optimizer': 0.0, 'idle': 3.0}
     """
     edges = sorted(
         edge for kind, start, end in found for edge in ((start, 1, kind), (end, -1, kind))
@@ -151,10 +151,14 @@ def divided(found: Iterable[Event]) -> dict[str, float]:
 
 
 def profiled(run: Callable[[], Any], text: str) -> dict[str, float]:
-    """The nanoseconds of each kind while a function runs once, which waits for what it started.
+    """Returns the nanoseconds of each kind while a function runs once.
+
+    Args:
+        run: The function, which waits for its result.
+        text: The compiled program that it runs.
 
     Raises:
-        RuntimeError: The profiler saw nothing that ran.
+        RuntimeError: The profile contains no operation.
     """
     import jax
 
@@ -166,12 +170,14 @@ def profiled(run: Callable[[], Any], text: str) -> dict[str, float]:
     kinds = kinds_of(text)
     found = [event for profile in profiles for event in events(profile, kinds)]
     if not found:
-        raise RuntimeError("the profiler saw nothing run: is it installed for this GPU (CUPTI)?")
+        raise RuntimeError(
+            "the profile contains no operation: is the profiler (CUPTI) installed for this GPU?"
+        )
     return divided(found)
 
 
 def profile_side(case: Any, batch: int) -> tuple[float, dict[str, float]]:
-    """A case of jaxseg, in this process: seconds of a step and the share of each kind in it."""
+    """Profiles a case of jaxseg in this process: returns seconds per step and the fraction of each kind."""
     from gpu_sides import jaxseg_side
 
     program = jaxseg_side(case, batch)

@@ -1,8 +1,8 @@
-"""The two sides of `gpu.py`: a network of jaxseg and its twin in PyTorch, each as it is fastest, on one device.
+"""The two sides of `gpu.py`: a network of jaxseg and the same network in PyTorch, in the fastest form of each.
 
-Both keep images `[N, H, W, 3]` in float32 and labels on the device, compute in the type asked for with parameters in float32,
-and take several steps before they are waited for, as training does. jax and torch are imported where a side is made: each
-side has a process of its own, and what it may take of a GPU's memory is told to JAX beforehand.
+Both hold images `[N, H, W, 3]` in float32 and labels on the device, compute in the type of the case with float32 parameters,
+and run several steps per synchronization, like training. jax and torch are imported where a side is built: each side has a
+process of its own, and JAX's limit of the GPU's memory must be set before the import.
 """
 
 import dataclasses
@@ -26,16 +26,16 @@ EAGER = "eager"
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What both sides do.
+    """One measurement.
 
     Attributes:
         network: A name of `NETWORKS`.
-        task: `"train"`, a step of AdamW on the cross-entropy, or `"infer"`, logits alone.
+        task: `"train"`, a step of AdamW on the cross-entropy, or `"infer"`, logits only.
         size: Height and width of the images.
         dtype: `"bfloat16"` or `"float32"`.
-        mode: Of `torch.compile`; `"eager"` leaves it out.
-        steps: How many are taken before one waits.
-        memory: Which part of the GPU's memory a side may have.
+        mode: Of `torch.compile`; `"eager"` does not compile.
+        steps: Steps per synchronization.
+        memory: Fraction of the GPU's memory per side.
     """
 
     network: str
@@ -49,14 +49,14 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A side that is ready.
+    """A side that is ready to run.
 
     Attributes:
-        run: Takes the case's steps and waits for them.
-        peak: Bytes of the device's memory that were in use at most; None where it does not tell.
+        run: Runs the case's steps and waits for them.
+        peak: Returns the peak memory of the device in bytes, or None where it is not known.
         device: Its name.
-        flops: Floating-point operations of a step, not-a-number where nobody counts them.
-        text: The compiled program, where there is one to read.
+        flops: Floating-point operations per step, NaN where they are not counted.
+        text: The compiled program, if it is available as text.
     """
 
     run: Callable[[], Any]
@@ -67,7 +67,7 @@ class Program:
 
 
 def jaxseg_side(case: Case, batch: int) -> Program:
-    """What a user of jaxseg runs: the program of `Parallel.compile`, read before it runs."""
+    """Builds the side of jaxseg, the program of `Parallel.compile`."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(case.memory))
     import jax
@@ -75,6 +75,7 @@ def jaxseg_side(case: Case, batch: int) -> Program:
 
     import jaxseg
     from jaxseg import train
+    from jaxseg.parallel import Parallel
 
     name, encoder, options = NETWORKS[case.network]
     model = jaxseg.create(
@@ -85,10 +86,10 @@ def jaxseg_side(case: Case, batch: int) -> Program:
         dtype=jnp.dtype(case.dtype),
     )
     device = jax.devices()[0]
-    parallel = train.Parallel("jit", [device])
+    parallel = Parallel("jit", [device])
     images, labels = _batch(case, batch)
     shown = parallel.shard({"image": images, "label": labels})
-    variables = train.initialize(model, jax.random.key(0))
+    variables = train.init(model, jax.random.key(0))
     if case.task == "infer":
         state, key = parallel.replicate(variables), ()
 
@@ -118,16 +119,15 @@ def jaxseg_side(case: Case, batch: int) -> Program:
     def peak() -> int | None:
         return (device.memory_stats() or {}).get("peak_bytes_in_use")
 
-    # Counted as lowered for the CPU: a GPU's program calls cuDNN, whose work XLA does not know, and its lowered form is
-    # not counted by JAX.
-    host = train.Parallel("jit", jax.devices("cpu")[:1])
+    # Counted in the program for the CPU: a GPU's calls cuDNN, whose work XLA does not count.
+    host = Parallel("jit", jax.devices("cpu")[:1])
     counted = host.lower(step, state, shown, *key, donate=donate)
     flops = (counted.cost_analysis() or {}).get("flops", math.nan)
     return Program(run, peak, device.device_kind, flops, compiled.as_text())
 
 
 def torch_side(case: Case, batch: int) -> Program:
-    """The twin: channels last, autocast, fused AdamW, and network and loss in one `torch.compile`."""
+    """Builds the side of PyTorch: channels last, autocast, fused AdamW, network and loss in one `torch.compile`."""
     import peers
     import torch
 
@@ -199,18 +199,18 @@ SIDES: dict[str, Callable[[Case, int], Program]] = {"jaxseg": jaxseg_side, "torc
 
 
 def missing(network: str) -> list[str]:
-    """Which modules a network's twin lacks here."""
+    """Returns the names of the modules that the peer of a network needs and that are not installed."""
     module = "torchvision" if network.startswith("fcn") else "segmentation_models_pytorch"
     return [name for name in ("torch", module) if importlib.util.find_spec(name) is None]
 
 
-def turn(side: str, case: Case, batch: int) -> Callable[[], Any]:
-    """What `turns.take_turns` times."""
+def make_run(side: str, case: Case, batch: int) -> Callable[[], Any]:
+    """Returns the function that `interleave.time_alternately` times."""
     return SIDES[side](case, batch).run
 
 
 def _batch(case: Case, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random images `[N, H, W, 3]` and labels."""
+    """Returns random images `[N, H, W, 3]` and labels `[N, H, W]`."""
     rng = np.random.default_rng(0)
     shape = (batch, case.size, case.size)
     return (

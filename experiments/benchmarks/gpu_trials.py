@@ -1,6 +1,6 @@
-"""What `gpu.py` measures of a side before the turns: its best batch, and the rate of matrix products to compare with.
+"""Finds the best batch size of a side of `gpu.py`, and the rate of matrix products to compare with.
 
-Each trial has a process of its own, so that the GPU's memory is whole again and one that ends is no harm to the next.
+Each trial has a process of its own, which frees the GPU's memory when it ends, also after a failure.
 """
 
 import dataclasses
@@ -18,15 +18,15 @@ from gpu_sides import SIDES, Case
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What a side did at one size of its batch.
+    """The result of a side at one batch size.
 
     Attributes:
-        batch: The size.
-        images: Images a second.
-        ready: Seconds until the first steps were done, compiling included.
-        peak: As of `Program`.
-        device: As of `Program`.
-        flops: Floating-point operations for an image.
+        batch: The batch size.
+        images: Images per second.
+        ready: Seconds until the first steps were done, compilation included.
+        peak: Peak memory of the device in bytes, or None where it is not known.
+        device: Its name.
+        flops: Floating-point operations per image.
     """
 
     batch: int
@@ -37,26 +37,26 @@ class Trial:
     flops: float
 
 
-def best_batch(tried: Callable[[int], Trial | None], first: int, last: int) -> list[Trial]:
-    """Doubles the batch until memory ends or throughput falls.
+def best_batch(measure: Callable[[int], Trial | None], first: int, last: int) -> list[Trial]:
+    """Doubles the batch size until memory is exhausted or throughput falls.
 
     Args:
-        tried: Measures a size, None where memory does not hold it.
-        first: The batch to begin with.
-        last: The largest that is tried.
+        measure: Measures a batch size; None if it does not fit in memory.
+        first: The smallest batch size.
+        last: The largest batch size.
 
     Returns:
-        The trials in their order; none where not even the first fits. `fastest` chooses.
+        The trials in order, empty if not even the first fits. `fastest` selects the best.
 
     Raises:
-        RuntimeError: The first size failed otherwise; a later one that does ends the search.
+        RuntimeError: The first size failed for another reason than memory. A later failure ends the search.
     """
     found: list[Trial] = []
     batch = first
     while batch <= last:
         try:
-            result = tried(batch)
-        except RuntimeError as error:  # such as a process that was killed for its memory
+            result = measure(batch)
+        except RuntimeError as error:  # for example a process that was killed for its memory
             if not found:
                 raise
             print(error, flush=True)
@@ -71,15 +71,15 @@ def best_batch(tried: Callable[[int], Trial | None], first: int, last: int) -> l
 
 
 def fastest(found: Sequence[Trial]) -> Trial:
-    """That of most images a second."""
+    """Returns the trial with the most images per second."""
     return max(found, key=lambda trial: trial.images)
 
 
-def apart(fn: Callable[..., Any], *args: Any) -> Any:
-    """Calls a function in a new process, which gives the GPU's memory back.
+def in_new_process(fn: Callable[..., Any], *args: Any) -> Any:
+    """Calls a function in a new process, which frees the GPU's memory when it ends.
 
     Raises:
-        RuntimeError: The process was killed, or what the function raised.
+        RuntimeError: The process was killed, or the function raised it.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -90,10 +90,10 @@ def apart(fn: Callable[..., Any], *args: Any) -> Any:
 
 
 def trial(side: str, case: Case, batch: int, rounds: int = 3) -> Trial | None:
-    """A side at one size of its batch; None where memory ends.
+    """Measures a side at one batch size; None if it does not fit in memory.
 
     Raises:
-        RuntimeError: Anything else went wrong; the message is the whole traceback, which travels between processes.
+        RuntimeError: Any other failure. The message holds the traceback, which would be lost between processes.
     """
     began = time.perf_counter()
     try:
@@ -101,7 +101,7 @@ def trial(side: str, case: Case, batch: int, rounds: int = 3) -> Trial | None:
         program.run()
         ready = time.perf_counter() - began
         seconds = [_timed(program.run) for _ in range(rounds)]
-    except Exception as error:  # XLA and torch each have kinds of their own for it
+    except Exception as error:  # XLA and torch raise errors of different types
         if is_out_of_memory(error):
             return None
         raise RuntimeError(traceback.format_exc()) from None
@@ -110,7 +110,7 @@ def trial(side: str, case: Case, batch: int, rounds: int = 3) -> Trial | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of XLA, torch or Python says that memory has ended.
+    """Returns whether an error of XLA, torch or Python means that memory is exhausted.
 
     >>> is_out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: ...")), is_out_of_memory(ValueError("no"))
     (True, False)
@@ -124,7 +124,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def matrix_rate(sizes: tuple[int, ...], products: int = 10, rounds: int = 5) -> dict[int, float]:
-    """Floating-point operations a second of bfloat16 products of random square matrices, by their size: the best round."""
+    """Returns floating-point operations per second of bfloat16 matrix products by their size, in the best round."""
     import jax
     import jax.numpy as jnp
 

@@ -1,14 +1,15 @@
-"""Images per second of the training loader beside torch's DataLoader, which take turns.
+"""Times the training loader beside torch's DataLoader, in images per second.
 
-Both read one folder of JPEG images and PNG masks, which is drawn first, and apply the same albumentations: random scale,
-crop, flip, colours. jaxseg's side is what `jaxseg train --data.source folder` reads (Grain, PIL), the peer a dataset as
-tutorials have it (OpenCV) with as many worker processes. With 0 workers jaxseg reads in threads and torch in the loop. A
-run takes a fixed number of batches; what was read ahead before it began is taken first, untimed.
+Both read one folder of JPEG images and PNG masks, which is generated first, and apply the same albumentations: random
+scale, crop, flip and colours. jaxseg's side is the loader of `jaxseg train --data.source folder` (Grain, PIL), the peer a
+dataset as in PyTorch's tutorials (OpenCV) with the same number of worker processes. With 0 workers jaxseg reads in threads
+and torch in the main loop. A run reads a fixed number of batches; those that were prefetched before it are read first and
+not timed.
 
     python experiments/benchmarks/loader.py
     python experiments/benchmarks/loader.py --size 720 960 --crop 512 512 --workers 2 4
 
-Needs torch. Prints a row for each side and number of workers and appends them to docs/benchmarks.md with `--append`.
+Needs torch. Prints a row for each side and number of workers; `--append` adds them to docs/benchmarks.md.
 """
 
 import os
@@ -20,48 +21,41 @@ from typing import Any
 
 import numpy as np
 import tyro
-from page import append
+from append_table import append, rows
+from interleave import Timing, memory, time_alternately, where
 from PIL import Image
-from turns import Timing, take_turns, where
 
-HEADING = "## The loader beside torch's DataLoader"
-INTRODUCTION = """Rows of `python experiments/benchmarks/loader.py --append`: JPEG images and PNG masks to augmented batches, medians of
-runs that take turns, half the distance of the quartiles over the median, how many times as fast as torch, start (workers
-included) and first batches, peak memory of the process without its workers.
-
-| what | side | images/s | spread | ratio | ready after | peak | where and when |
-|---|---|---|---|---|---|---|---|"""
 SCALE = (0.5, 2.0)
 FILL = (124, 116, 104)
 IGNORED = 255
 AHEAD = 10
-"""More batches than any side holds ready."""
+"""More batches than any side prefetches."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to run."""
+    """Options of the command line."""
 
     size: tuple[int, int] = (360, 480)
     """Height and width of the images in the folder."""
     crop: tuple[int, int] = (256, 256)
-    """Height and width of what is trained on."""
+    """Height and width of the random crops."""
     images: int = 128
     """Images in the folder."""
     batch: int = 8
-    """Images of a batch."""
+    """Images per batch."""
     batches: int = 32
-    """Batches of a run."""
+    """Batches per run."""
     workers: tuple[int, ...] = (0, 1, 2)
-    """Worker processes, each in turn."""
+    """Numbers of worker processes to measure."""
     rounds: int = 7
-    """How often each side is timed."""
+    """Timed runs per side."""
     append: bool = False
-    """Whether to append the rows to docs/benchmarks.md."""
+    """Whether to append the result to docs/benchmarks.md."""
 
 
-def draw(root: Path, arguments: Arguments) -> None:
-    """Fills `images/train` and `masks/train` with what the embedded data set draws, and a little noise."""
+def generate(root: Path, arguments: Arguments) -> None:
+    """Writes samples of the embedded data set with a little noise to `images/train` and `masks/train`."""
     from jaxseg import data
 
     source = data.Shapes(arguments.images, arguments.size, seed=0)
@@ -77,25 +71,25 @@ def draw(root: Path, arguments: Arguments) -> None:
 
 
 def jaxseg_side(root: str, workers: int, arguments: Arguments) -> Callable[[], Any]:
-    """The batches of `jaxseg train`."""
+    """Returns the function to time of jaxseg: it reads batches of `jaxseg train`."""
     from jaxseg import data
-    from jaxseg.cli import assemble, sources
-    from jaxseg.recipe import AugmentRecipe, DataRecipe
+    from jaxseg.recipe import DataRecipe
+    from jaxseg.runs import sources
 
     recipe = DataRecipe(source="folder", root=root, num_classes=7)
-    augment = AugmentRecipe(crop_size=arguments.crop, scale=SCALE, photometric=True)
+    source = sources.open_source(recipe, "train")
     batches = data.train_batches(
-        sources.open_source(recipe, "train"),
-        assemble.augmentation(augment, arguments.size, IGNORED),
+        source,
+        data.TrainAugment(arguments.crop, scale=SCALE, photometric=True, targets=source.targets),
         batch_size=arguments.batch,
         seed=0,
         num_workers=workers,
     )
-    return taking(batches, arguments)
+    return reader(batches, arguments)
 
 
 class Pairs:
-    """The folder as a torch dataset."""
+    """A torch dataset of the folder's images and masks."""
 
     def __init__(self, root: str, crop: tuple[int, int]):
         import albumentations as alb
@@ -140,7 +134,7 @@ class Pairs:
 
 
 def torch_side(root: str, workers: int, arguments: Arguments) -> Callable[[], Any]:
-    """The peer: uint8 batches from persistent workers, two each ahead, as the default is."""
+    """Returns the function to time of torch: uint8 batches from persistent workers, with the default prefetching."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     from torch.utils.data import DataLoader
 
@@ -158,46 +152,49 @@ def torch_side(root: str, workers: int, arguments: Arguments) -> Callable[[], An
         while True:
             yield from loader
 
-    return taking(endless(), arguments)
+    return reader(endless(), arguments)
 
 
 def one_thread(worker: int) -> None:
-    """Keeps OpenCV from starting threads in each worker, as jaxseg's do."""
+    """Keeps OpenCV from starting threads in each worker, like jaxseg's workers."""
     import cv2
 
     cv2.setNumThreads(0)
 
 
-def taking(batches: Iterator[Any], arguments: Arguments) -> Callable[[], Any]:
-    """A run that takes batches, once there is none left that was ready before it."""
+def reader(batches: Iterator[Any], arguments: Arguments) -> Callable[[], Any]:
+    """Returns a run that reads batches, after those that were prefetched before it have been read."""
 
-    def take(count: int) -> None:
+    def read(count: int) -> None:
         for _ in range(count):
             next(batches)
 
     def run() -> None:
-        take(arguments.batches)
+        read(arguments.batches)
 
-    run.before = lambda: take(AHEAD)
+    run.before = lambda: read(AHEAD)
     return run
 
 
-def rows(what: str, timings: dict[str, Timing], images: int) -> list[str]:
-    """A table's rows, one for each side."""
+def results(what: str, timings: dict[str, Timing], images: int) -> list[dict[str, Any]]:
+    """Returns a record of each side."""
     return [
-        f"| {what} | {name} | {images / t.median:.0f} | {100 * t.spread:.0f} % | "
-        f"{timings['torch'].median / t.median:.2f} | {t.prepare:.1f} s | {t.peak / 2**20:.0f} MiB | {where()} |"
+        where()
+        | {"what": what, "side": name}
+        | {"images_per_s": round(images / t.median), "spread": round(t.spread, 3)}
+        | {"ratio": round(timings["torch"].median / t.median, 3)}
+        | memory(t)
         for name, t in timings.items()
     ]
 
 
 def main(arguments: Arguments) -> None:
-    """Draws, measures, prints and, if asked to, appends."""
+    """Generates the images, measures, prints and, on request, appends."""
     if arguments.images < arguments.batch:
         raise SystemExit(f"{arguments.images} images do not fill a batch of {arguments.batch}")
     height, width = arguments.size
     with tempfile.TemporaryDirectory() as root:
-        draw(Path(root), arguments)
+        generate(Path(root), arguments)
         for workers in arguments.workers:
             sides = {
                 "jaxseg": (jaxseg_side, (root, workers, arguments)),
@@ -207,11 +204,11 @@ def main(arguments: Arguments) -> None:
                 f"{workers} workers, {height} x {width} to {arguments.batch} x "
                 f"{arguments.crop[0]} x {arguments.crop[1]}"
             )
-            timings = take_turns(sides, arguments.rounds)
-            lines = rows(what, timings, arguments.batches * arguments.batch)
-            print("\n".join(lines), flush=True)
+            timings = time_alternately(sides, arguments.rounds)
+            measured = results(what, timings, arguments.batches * arguments.batch)
+            print("\n".join(rows("loader", measured)), flush=True)
             if arguments.append:
-                append(HEADING, INTRODUCTION, lines)
+                append("loader", measured)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Value and gradient of single losses beside their peers in PyTorch, which take turns.
+"""Times value and gradient of single losses beside their peers in PyTorch.
 
 The peers are torch.nn.functional, torchvision and segmentation_models.pytorch, as they come ("torch") and through
 `torch.compile`; the focal loss over a softmax, which none of them has, is written as everyone does. Options are such that
@@ -15,7 +15,6 @@ docs/benchmarks.md with `--append`.
 import dataclasses
 import functools
 import multiprocessing
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -23,16 +22,9 @@ from typing import Any, Literal
 
 import numpy as np
 import tyro
-from page import append
-from turns import rows, take_turns
+from append_table import append, rows
+from interleave import records, time_alternately
 
-HEADING = "## Losses beside their peers"
-INTRODUCTION = """Rows of `python experiments/benchmarks/losses.py --append`: value and gradient, medians of runs that take turns,
-half the distance of the quartiles over the median, how many times as fast as the faster peer, start and compiling, peak
-memory.
-
-| what | side | median | spread | ratio | ready after | peak | where and when |
-|---|---|---|---|---|---|---|---|"""
 IGNORED = 255
 ONE_LOGIT = ("lovasz_hinge", "mcc")
 MULTILABEL = ("sigmoid_cross_entropy", "sigmoid_focal")
@@ -54,7 +46,7 @@ Loss = Literal[
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to run."""
+    """Options of the command line."""
 
     losses: tuple[Loss, ...] = Loss.__args__
     """Which losses."""
@@ -65,7 +57,7 @@ class Arguments:
     classes: int = 12
     """Channels of the logits, but for those losses that have one."""
     rounds: int = 15
-    """How often each side is timed."""
+    """Timed runs per side."""
     compiled: bool = True
     """Whether the peer runs through torch.compile as well."""
     append: bool = False
@@ -134,7 +126,7 @@ def torch_side(name: str, arguments: Arguments, compiled: bool) -> Callable[[], 
 
 
 def peer(name: str) -> Callable[[Any, Any], Any]:
-    """What a user of PyTorch calls: logits `[N, K, H, W]` and labels to a scalar."""
+    """Returns the function that a user of PyTorch calls: logits `[N, K, H, W]` and labels to a scalar."""
     import peers
     import torch
     from torch.nn import functional
@@ -182,8 +174,8 @@ def compare(arguments: Arguments) -> None:
         np.testing.assert_allclose(gradient, slope, atol=1e-3 * abs(slope).max(), err_msg=name)
 
 
-def measure(name: str, arguments: Arguments) -> list[str]:
-    """The rows of one loss."""
+def measure(name: str, arguments: Arguments) -> list[dict[str, Any]]:
+    """Returns the records of one loss."""
     sides: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         "jaxseg": (jaxseg_side, (name, arguments)),
         "torch": (torch_side, (name, arguments, False)),
@@ -192,20 +184,19 @@ def measure(name: str, arguments: Arguments) -> list[str]:
         sides["torch.compile"] = (torch_side, (name, arguments, True))
     channels = 1 if name in ONE_LOGIT else arguments.classes
     what = f"{name}, {arguments.batch} x {arguments.size} x {arguments.size}, K = {channels}"
-    return rows(what, take_turns(sides, arguments.rounds))
+    return records(what, time_alternately(sides, arguments.rounds))
 
 
 def main(arguments: Arguments) -> None:
     """Measures, prints and, if asked to, appends."""
-    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as `jaxseg train` has it
     apart = multiprocessing.get_context("spawn")  # this process must not hold the devices
     with ProcessPoolExecutor(1, apart) as pool:
         pool.submit(compare, arguments).result()
     for name in arguments.losses:
-        lines = measure(name, arguments)
-        print("\n".join(lines), flush=True)
+        measured = measure(name, arguments)
+        print("\n".join(rows("losses", measured)), flush=True)
         if arguments.append:
-            append(HEADING, INTRODUCTION, lines)
+            append("losses", measured)
 
 
 if __name__ == "__main__":

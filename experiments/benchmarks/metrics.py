@@ -1,9 +1,9 @@
-"""Counting a confusion matrix: jaxseg, a bare jnp.bincount and torchmetrics, in turns in one process.
+"""Times updates of a confusion matrix by jaxseg, a bare jnp.bincount and torchmetrics, alternately in one process.
 
-Each counts the same labels and predictions, 5 % of them ignored (bincount counts all: it is the least that counting in
-JAX can cost), and the counts are compared first. Times are medians over rounds in which the three take turns; arrays lie
-in each library's own memory and type beforehand (uint8 labels and int32 predictions here, int64 for torch, which is
-what its argmax gives); compiling is apart. Then the share of counting in a train step of U-Net with ResNet-34.
+Each counts the same labels and predictions, 5 % of them ignored (bincount counts all pixels, a lower bound for counting in
+JAX), and the counts are compared first. Times are medians over alternating runs, without compilation. Arrays are stored
+beforehand in the type of each library (uint8 labels and int32 predictions for jaxseg, int64 for torch, the type of its
+argmax). At the end the fraction of counting in a train step of U-Net with ResNet-34 is measured.
 
     python experiments/benchmarks/metrics.py     # 2 minutes on 2 CPU cores
 
@@ -28,7 +28,7 @@ import torch
 import tyro
 
 import jaxseg
-from jaxseg.data.pixels import normalize
+from jaxseg.data.normalization import normalize
 from jaxseg.metrics import ConfusionMatrix, labels_from_logits
 
 IGNORED = 255
@@ -37,7 +37,7 @@ OUT = Path(__file__).parents[2] / "docs" / "benchmarks" / "metrics.json"
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to run."""
+    """Options of the command line."""
 
     classes: tuple[int, ...] = (21, 150)
     """Numbers of classes."""
@@ -46,7 +46,7 @@ class Arguments:
     size: int = 512
     """Their height and width."""
     rounds: int = 15
-    """How often each is timed."""
+    """Timed runs of each."""
     step_images: int = 2
     """Images of the train step."""
     step_size: int = 256
@@ -71,7 +71,7 @@ def count(counts: ConfusionMatrix, labels: jax.Array, predictions: jax.Array) ->
 
 
 def milliseconds(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """How long each took, sorted; they take turns in rotating order, and the first round is not timed."""
+    """Returns the sorted times of each side; sides alternate in rotating order, and the first round is not timed."""
     times = {name: [] for name in sides}
     names = list(sides)
     for i in range(rounds + 1):
@@ -118,11 +118,11 @@ def share(classes: int, arguments: Arguments) -> dict:
     model = jaxseg.create("unet", encoder="resnet34", num_classes=classes)
     optimizer = optax.adamw(1e-4)
     loss = jaxseg.losses.make_loss_fn({"cross_entropy": 1.0}, ignore_index=IGNORED)
-    parallel = jaxseg.train.Parallel("jit", jax.devices()[:1])
+    parallel = jaxseg.parallel.Parallel("jit", jax.devices()[:1])
     step = parallel.compile(
         jaxseg.train.make_train_step(model, optimizer, loss, preprocess=normalize())
     )
-    variables = jaxseg.train.initialize(model, jax.random.key(0))
+    variables = jaxseg.train.init(model, jax.random.key(0))
     state = parallel.replicate(jaxseg.train.create_state(variables, optimizer))
     images = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
     batch = parallel.shard({"image": images, "label": labels})

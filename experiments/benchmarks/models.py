@@ -1,33 +1,25 @@
-"""Train steps and inference of whole networks beside their twins in PyTorch, which take turns.
+"""Times train steps and inference of networks beside the same networks in PyTorch.
 
-The twins are segmentation_models.pytorch's U-Net and FPN and torchvision's FCN, from random weights, channels last, with
-AdamW and cross-entropy, as they come ("eager") and through `torch.compile`. Each side has a process of its own; see
-`turns.py`. bfloat16 is `dtype=bfloat16` here and autocast there; parameters are float32 in both.
+The peers are segmentation_models.pytorch's U-Net and FPN and torchvision's FCN, with random weights, channels last, AdamW
+and cross-entropy, in eager mode ("torch") and through `torch.compile`. The sides run alternately, each in its own process
+(see `interleave.py`). bfloat16 means `dtype=bfloat16` in jaxseg and autocast in PyTorch; parameters are float32 in both.
 
     python experiments/benchmarks/models.py --network unet_resnet34 --task train
     python experiments/benchmarks/models.py --network fcn_resnet50 --task infer --size 512 --dtype bfloat16
 
-Needs torch, torchvision and segmentation_models.pytorch. Prints a row for each side and appends them to
-docs/benchmarks.md with `--append`.
+Needs torch, torchvision and segmentation_models.pytorch. Prints a row for each side; `--append` adds them to
+docs/benchmarks.md.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import turns
 import tyro
-from page import append
-from turns import Timing, take_turns
+from append_table import append, rows
+from interleave import Timing, records, time_alternately
 
-HEADING = "## Networks beside their twins"
-INTRODUCTION = """Rows of `python experiments/benchmarks/models.py --append`: medians of runs that take turns, half the
-distance of the quartiles over the median, how many times as fast as the faster twin, start and compiling, peak memory.
-
-| what | side | median | spread | ratio | ready after | peak | where and when |
-|---|---|---|---|---|---|---|---|"""
 CLASSES = 12
 NETWORKS = {
     "unet_resnet34": ("unet", "resnet34", {}),
@@ -39,30 +31,30 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to run."""
+    """Options of the command line."""
 
     network: Literal["unet_resnet34", "unet_resnet50", "fpn_resnet50", "fcn_resnet50"] = (
         "unet_resnet34"
     )
     """Architecture and encoder."""
     task: Literal["train", "infer"] = "train"
-    """One AdamW step, or logits alone."""
+    """One step of AdamW, or the logits only."""
     batch: int = 4
-    """Images of a batch."""
+    """Images per batch."""
     size: int = 256
     """Their height and width."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type to compute in."""
+    """The type of the computation."""
     rounds: int = 9
-    """How often each side is timed."""
+    """Timed runs per side."""
     compiled: bool = True
-    """Whether the twin runs through torch.compile as well."""
+    """Whether to time the peer through torch.compile as well."""
     append: bool = False
-    """Whether to append the rows to docs/benchmarks.md."""
+    """Whether to append the result to docs/benchmarks.md."""
 
 
 def batch_of(arguments: Arguments) -> tuple[np.ndarray, np.ndarray]:
-    """Random images `[N, H, W, 3]` and labels."""
+    """Returns random images `[N, H, W, 3]` and labels `[N, H, W]`."""
     rng = np.random.default_rng(0)
     shape = (arguments.batch, arguments.size, arguments.size)
     return (
@@ -72,12 +64,18 @@ def batch_of(arguments: Arguments) -> tuple[np.ndarray, np.ndarray]:
 
 
 def jaxseg_side(arguments: Arguments, folded: bool = False) -> Callable[[], Any]:
-    """What a user of jaxseg runs: `Parallel.compile` of the library's own steps, perhaps without normalisations."""
+    """Returns the function to time of jaxseg: `Parallel.compile` of the library's own steps.
+
+    Args:
+        arguments: The network and the task.
+        folded: Whether to fold batch normalizations into the convolutions, for inference.
+    """
     import jax
     import jax.numpy as jnp
 
     import jaxseg
     from jaxseg import inference, train
+    from jaxseg.parallel import Parallel
 
     name, encoder, options = NETWORKS[arguments.network]
     model = jaxseg.create(
@@ -87,8 +85,8 @@ def jaxseg_side(arguments: Arguments, folded: bool = False) -> Callable[[], Any]
         encoder_options=options,
         dtype=jnp.dtype(arguments.dtype),
     )
-    parallel = train.Parallel("jit", jax.devices()[:1])
-    variables = train.initialize(model, jax.random.key(0))
+    parallel = Parallel("jit", jax.devices()[:1])
+    variables = train.init(model, jax.random.key(0))
     images, labels = batch_of(arguments)
     batch = parallel.shard({"image": images, "label": labels})
     if arguments.task == "infer":
@@ -113,7 +111,7 @@ def jaxseg_side(arguments: Arguments, folded: bool = False) -> Callable[[], Any]
 
 
 def torch_side(arguments: Arguments, compiled: bool) -> Callable[[], Any]:
-    """The twin."""
+    """Returns the function to time of PyTorch."""
     import peers
     import torch
 
@@ -164,18 +162,17 @@ def torch_side(arguments: Arguments, compiled: bool) -> Callable[[], Any]:
     return step
 
 
-def rows(arguments: Arguments, timings: dict[str, Timing]) -> list[str]:
-    """A table's rows, one for each side, the ratio to the fastest twin in each of them."""
+def results(arguments: Arguments, timings: dict[str, Timing]) -> list[dict[str, Any]]:
+    """Returns the record of each side."""
     what = (
         f"{arguments.network}, {arguments.task}, {arguments.batch} x {arguments.size} x "
         f"{arguments.size}, {arguments.dtype}"
     )
-    return turns.rows(what, timings)
+    return records(what, timings)
 
 
 def main(arguments: Arguments) -> None:
-    """Measures, prints and, if asked to, appends."""
-    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as `jaxseg train` has it
+    """Measures, prints and, on request, appends."""
     sides: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         "jaxseg": (jaxseg_side, (arguments,)),
         "torch": (torch_side, (arguments, False)),
@@ -184,10 +181,10 @@ def main(arguments: Arguments) -> None:
         sides["jaxseg, folded"] = (jaxseg_side, (arguments, True))
     if arguments.compiled:
         sides["torch.compile"] = (torch_side, (arguments, True))
-    lines = rows(arguments, take_turns(sides, arguments.rounds))
-    print("\n".join(lines))
+    measured = results(arguments, time_alternately(sides, arguments.rounds))
+    print("\n".join(rows("models", measured)))
     if arguments.append:
-        append(HEADING, INTRODUCTION, lines)
+        append("models", measured)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""What oneDNN's convolutions, called from XLA, would give: whole networks with and without them, and PyTorch, in turns.
+"""Times networks with oneDNN's convolutions in place of XLA's, beside jaxseg and PyTorch.
 
-PyTorch's convolutions on a CPU are oneDNN's. Here they stand in for XLA's own through `jax.ffi`: the rest of the program
-stays as it is. jaxseg itself has no compiled code and does not use them; this says what is left to gain, and where.
+PyTorch's convolutions on a CPU are oneDNN's. Here XLA calls them through `jax.ffi`, and the rest of the program stays the
+same. jaxseg itself has no compiled code and does not use them; the difference shows what could be gained.
 
     apt-get install g++ libdnnl-dev
     python experiments/benchmarks/onednn.py --task train --batch 4
     python experiments/benchmarks/onednn.py --task infer --batch 1
 
-Needs torch and segmentation_models.pytorch, a C++ compiler and oneDNN 2 with OpenMP, as Debian has them. Prints rows and
-appends them to docs/benchmarks.md with `--append`.
+Needs torch and segmentation_models.pytorch, a C++ compiler and oneDNN 2 with OpenMP, as packaged by Debian. Prints rows;
+`--append` adds them to docs/benchmarks.md.
 """
 
 import ctypes
@@ -22,15 +22,9 @@ from typing import Any
 
 import models
 import tyro
-from page import append
-from turns import take_turns
+from append_table import append, rows
+from interleave import time_alternately
 
-HEADING = "## With oneDNN's convolutions"
-INTRODUCTION = """Rows of `python experiments/benchmarks/onednn.py --append`, as of the table before: jaxseg as it is, jaxseg
-whose convolutions are oneDNN's by `jax.ffi` (Debian's oneDNN 2.6), and PyTorch, whose convolutions are oneDNN's too.
-
-| what | side | median | spread | ratio | ready after | peak | where and when |
-|---|---|---|---|---|---|---|---|"""
 TARGETS = ("OnednnForward", "OnednnOfImages", "OnednnOfKernel")
 
 
@@ -54,13 +48,13 @@ def build() -> ctypes.CDLL:
 
 
 def replace() -> None:
-    """Has every layer's convolution in this process that oneDNN can do run there, gradients included."""
+    """Replaces every convolution in this process that oneDNN supports, gradients included."""
     import jax
     from jax import lax
 
-    import jaxseg.nn.convolution as layers
-    from jaxseg.nn import doubled
-    from jaxseg.nn.window import Window
+    import jaxseg.nn.conv as layers
+    from jaxseg.nn.cpu import upsampled_conv
+    from jaxseg.nn.cpu.conv_window import Window
 
     library = build()
     for name in TARGETS:
@@ -101,32 +95,30 @@ def replace() -> None:
             return window.convolve(x, kernel)
         return convolve(x, kernel, window.strides[0], *window.padding[0])
 
-    def of_doubled(x: Any, skip: Any, kernel: Any) -> Any:
-        joined, _ = doubled.doubled(x, skip)
-        return convolution(joined, kernel, Window(padding=((1, 1), (1, 1))))
+    def convolve_upsampled(x: upsampled_conv.Upsampled, kernel: Any) -> Any:
+        return convolution(x.array(), kernel, Window(padding=((1, 1), (1, 1))))
 
-    layers._convolution, doubled._convolution = convolution, of_doubled
+    layers._convolution, upsampled_conv.convolve = convolution, convolve_upsampled
 
 
 def onednn_side(arguments: models.Arguments) -> Callable[[], Any]:
-    """jaxseg with oneDNN's convolutions."""
+    """Returns the function to time of jaxseg with oneDNN's convolutions."""
     replace()
     return models.jaxseg_side(arguments)
 
 
 def main(arguments: models.Arguments) -> None:
-    """Measures, prints and, if asked to, appends."""
-    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as `jaxseg train` has it
+    """Measures, prints and, on request, appends."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # OpenMP's threads would spin beside XLA's
     sides = {
         "jaxseg": (models.jaxseg_side, (arguments,)),
         "jaxseg with oneDNN": (onednn_side, (arguments,)),
         "torch": (models.torch_side, (arguments, False)),
     }
-    lines = models.rows(arguments, take_turns(sides, arguments.rounds))
-    print("\n".join(lines))
+    measured = models.results(arguments, time_alternately(sides, arguments.rounds))
+    print("\n".join(rows("onednn", measured)))
     if arguments.append:
-        append(HEADING, INTRODUCTION, lines)
+        append("onednn", measured)
 
 
 if __name__ == "__main__":

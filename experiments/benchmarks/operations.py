@@ -1,39 +1,28 @@
-"""Every kind of operation of U-Net's train step beside PyTorch's: what is left to gain, and where.
+"""Times every kind of operation of U-Net's train step beside PyTorch's.
 
-Each operation runs forward and backward, as the step needs it, in a process of its own on each side, which take turns (see
-`turns.py`). A row says how often the network has the operation and what a step would win if it took PyTorch's time. The
-sum over convolutions is an honest guess at what oneDNN's convolutions, called from XLA, would give: they are what PyTorch
-calls.
+Each operation runs forward and backward, as in the step. The sides run alternately, each in its own process (see
+`interleave.py`). A row says how often the network has the operation, and how much longer than PyTorch's a step takes
+because of it. The sum over convolutions estimates the gain from oneDNN's convolutions, which are those that PyTorch calls.
 
     python experiments/benchmarks/operations.py
     python experiments/benchmarks/operations.py --only 64-64@64 max-pool --rounds 21
 
-Needs torch. Prints the table and appends it to docs/benchmarks.md with `--append`.
+Needs torch. Prints the table; `--append` adds it to docs/benchmarks.md.
 """
 
-import datetime
-import importlib.metadata
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tyro
-from page import append
-from turns import machine, take_turns
-
-HEADING = "## Operations beside PyTorch's"
-INTRODUCTION = """`python experiments/benchmarks/operations.py --append`: the operations of a train step of U-Net with ResNet-34,
-256 x 256 pixels, float32, forward and backward; medians of runs that take turns, in milliseconds. "A step" is how often the
-network has the operation, times the difference. `C-D@S` is a convolution of C to D channels on S x S pixels; with `up` the
-first C channels come from a map of half the size and are doubled by repeating pixels."""
-HEAD = "| operation | times | jaxseg | torch | ratio | a step |\n|---|---|---|---|---|---|"
+from append_table import append, rows
+from interleave import time_alternately, where
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A square kernel on a square map."""
+    """A convolution with a square kernel on a square map."""
 
     channels: int
     features: int
@@ -43,8 +32,8 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class Doubled:
-    """Nearest upsampling, concatenation with a skip and 3 x 3 taps, as each step of the decoder begins."""
+class Upsampled:
+    """Nearest upsampling, concatenation with a skip and a 3 x 3 convolution: the start of a step of the decoder."""
 
     channels: int
     skip: int
@@ -54,7 +43,7 @@ class Doubled:
 
 @dataclass(frozen=True)
 class Norm:
-    """Batch normalisation and ReLU."""
+    """Batch normalization and ReLU."""
 
     channels: int
     size: int
@@ -69,12 +58,12 @@ OPERATIONS: dict[str, tuple[Any, int]] = {
     "256-256@16": (Convolution(256, 256, 16), 12),
     "256-512@16/2": (Convolution(256, 512, 16, 3, 2), 1),
     "512-512@8": (Convolution(512, 512, 8), 5),
-    "up 512 + 256-256@16": (Doubled(512, 256, 256, 16), 1),
-    "up 256 + 128-128@32": (Doubled(256, 128, 128, 32), 1),
-    "up 128 + 64-64@64": (Doubled(128, 64, 64, 64), 1),
-    "up 64 + 64-32@128": (Doubled(64, 64, 32, 128), 1),
+    "up 512 + 256-256@16": (Upsampled(512, 256, 256, 16), 1),
+    "up 256 + 128-128@32": (Upsampled(256, 128, 128, 32), 1),
+    "up 128 + 64-64@64": (Upsampled(128, 64, 64, 64), 1),
+    "up 64 + 64-32@128": (Upsampled(64, 64, 32, 128), 1),
     "32-32@128": (Convolution(32, 32, 128), 1),
-    "up 32-16@256": (Doubled(32, 0, 16, 256), 1),
+    "up 32-16@256": (Upsampled(32, 0, 16, 256), 1),
     "16-16@256": (Convolution(16, 16, 256), 1),
     "head 16-12@256": (Convolution(16, 12, 256), 1),
     "shortcut 64-128@64/2": (Convolution(64, 128, 64, 1, 2), 1),
@@ -94,20 +83,20 @@ OPERATIONS: dict[str, tuple[Any, int]] = {
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to run."""
+    """Options of the command line."""
 
     only: tuple[str, ...] = ()
-    """Operations, by the beginning of their names; all of them by default."""
+    """Prefixes of names of operations; all operations by default."""
     batch: int = 4
-    """Images of a batch."""
+    """Images per batch."""
     rounds: int = 15
-    """How often each side is timed."""
+    """Timed runs per side."""
     append: bool = False
-    """Whether to append the table to docs/benchmarks.md."""
+    """Whether to append the result to docs/benchmarks.md."""
 
 
 def inputs(operation: Any, batch: int) -> list[np.ndarray]:
-    """What is differentiated, images `[N, H, W, C]` and kernels `[h, w, C, D]`; of cross-entropy the labels too."""
+    """Returns the arrays to differentiate by, images `[N, H, W, C]` and kernels `[h, w, C, D]`; for cross-entropy also labels."""
     rng = np.random.default_rng(0)
 
     def noise(*shape: int) -> np.ndarray:
@@ -119,7 +108,7 @@ def inputs(operation: Any, batch: int) -> list[np.ndarray]:
                 noise(batch, size, size, channels),
                 noise(kernel, kernel, channels, features) / kernel,
             ]
-        case Doubled(channels, skip, features, size):
+        case Upsampled(channels, skip, features, size):
             joined = channels + skip
             return [
                 noise(batch, size // 2, size // 2, channels),
@@ -136,32 +125,23 @@ def inputs(operation: Any, batch: int) -> list[np.ndarray]:
 
 
 def jaxseg_side(operation: Any, batch: int) -> Callable[[], Any]:
-    """The operation and its gradients as the library has them."""
+    """Returns the function to time of jaxseg."""
     import jax
     import jax.numpy as jnp
     from flax import linen as nn
 
     from jaxseg import compiler, losses
-    from jaxseg.nn import max_pool
-    from jaxseg.nn.convolution import convolution
-    from jaxseg.nn.doubled import doubled
+    from jaxseg.nn import Conv, max_pool, upsample_merge
     from jaxseg.nn.norm import normalize
 
-    def convolve(x: Any, kernel: Any, stride: int, form: Any = convolution) -> Any:
-        layer = nn.Conv(
-            kernel.shape[-1],
-            kernel.shape[:2],
-            strides=stride,
-            padding=kernel.shape[0] // 2,
-            use_bias=False,
-            conv_general_dilated=form,
-        )
+    def convolve(x: Any, kernel: Any, stride: int = 1) -> Any:
+        layer = Conv(kernel.shape[-1], kernel.shape[0], stride, use_bias=False)
         return layer.apply({"params": {"kernel": kernel}}, x)
 
-    def of_doubled(x: Any, *others: Any) -> Any:
+    def convolve_upsampled(x: Any, *others: Any) -> Any:
         *skip, kernel = others
-        joined, form = doubled(x, skip[0] if skip else None)
-        return convolve(joined, kernel, 1, form)
+        size = (2 * x.shape[1], 2 * x.shape[2])
+        return convolve(upsample_merge(x, skip[0] if skip else None, size), kernel)
 
     arrays = [jnp.asarray(x) for x in inputs(operation, batch)]
     match operation:
@@ -169,10 +149,10 @@ def jaxseg_side(operation: Any, batch: int) -> Callable[[], Any]:
             # An image needs no gradient.
             fixed = arrays[:1] if operation.channels == 3 else []
             form = lambda x, kernel: convolve(x, kernel, operation.stride)  # noqa: E731
-        case Doubled():
-            fixed, form = [], of_doubled
+        case Upsampled():
+            fixed, form = [], convolve_upsampled
         case Norm():
-            fixed, form = [], lambda x, scale, bias: normalize(x, scale, bias, 1e-5, True)[0]
+            fixed, form = [], lambda x, scale, bias: normalize(x, scale, bias, 1e-5, nn.relu)[0]
         case "max-pool":
             fixed, form = [], lambda x: max_pool(x, 3, 2, 1)
         case _:
@@ -194,12 +174,12 @@ def jaxseg_side(operation: Any, batch: int) -> Callable[[], Any]:
 
 
 def torch_side(operation: Any, batch: int) -> Callable[[], Any]:
-    """The same in PyTorch, channels last."""
+    """Returns the function to time of PyTorch, channels last."""
     import torch
     from torch.nn import functional
 
     arrays = inputs(operation, batch)
-    kernel = arrays[-1] if isinstance(operation, Convolution | Doubled) else None
+    kernel = arrays[-1] if isinstance(operation, Convolution | Upsampled) else None
     tensors = []
     for x in arrays:
         if x is kernel:
@@ -214,7 +194,7 @@ def torch_side(operation: Any, batch: int) -> Callable[[], Any]:
         case Convolution(channels, _, _, size, stride):
             tensors[0].requires_grad_(channels != 3)
             run = lambda x, k: functional.conv2d(x, k, None, stride, size // 2)  # noqa: E731
-        case Doubled():
+        case Upsampled():
 
             def run(x: Any, *others: Any) -> Any:
                 joined = torch.cat((functional.interpolate(x, scale_factor=2), *others[:-1]), 1)
@@ -240,32 +220,28 @@ def torch_side(operation: Any, batch: int) -> Callable[[], Any]:
 
 
 def main(arguments: Arguments) -> None:
-    """Measures, prints and, if asked to, appends."""
-    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as `jaxseg train` has it
-    lines, lost, of_convolutions = [], 0.0, 0.0
-    for name, (operation, times) in OPERATIONS.items():
+    """Measures, prints and, on request, appends."""
+    found: list[dict[str, Any]] = []
+    total, convolutions = 0.0, 0.0
+    for name, (operation, count) in OPERATIONS.items():
         if arguments.only and not name.startswith(arguments.only):
             continue
-        given = (operation, arguments.batch)
-        sides = {"jaxseg": (jaxseg_side, given), "torch": (torch_side, given)}
-        timings = take_turns(sides, arguments.rounds)
+        options = (operation, arguments.batch)
+        sides = {"jaxseg": (jaxseg_side, options), "torch": (torch_side, options)}
+        timings = time_alternately(sides, arguments.rounds)
         ours, theirs = (1e3 * timings[side].median for side in ("jaxseg", "torch"))
-        more = times * (ours - theirs)
-        lost += more
-        of_convolutions += more if isinstance(operation, Convolution | Doubled) else 0
-        lines.append(
-            f"| {name} | {times} | {ours:.1f} | {theirs:.1f} | {theirs / ours:.2f} | {more:+.0f} |"
-        )
-        print(lines[-1], flush=True)
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "torch"))
-    lines += [
-        f"| all convolutions with PyTorch's times | | | | | {of_convolutions:+.0f} |",
-        f"| all operations with PyTorch's times | | | | | {lost:+.0f} |",
-    ]
-    print("\n".join(lines[-2:]))
+        difference = count * (ours - theirs)
+        total += difference
+        convolutions += difference if isinstance(operation, Convolution | Upsampled) else 0
+        record = {"what": name, "count": count, "jaxseg_ms": round(ours, 1)}
+        record |= {"torch_ms": round(theirs, 1), "ratio": round(theirs / ours, 3)}
+        found.append(where() | record | {"step_ms": round(difference)})
+        print(rows("operations", found[-1:])[0], flush=True)
+    sums = {"all convolutions": convolutions, "all operations": total}
+    summary = [where() | {"what": name, "step_ms": round(value)} for name, value in sums.items()]
+    print("\n".join(rows("operations", summary)))
     if arguments.append:
-        about = f"{machine()}; {versions}; batch {arguments.batch}; {datetime.date.today()}:"
-        append(HEADING, INTRODUCTION, ["", about, "", HEAD, *lines])
+        append("operations", found + summary)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,28 @@
-"""The peers that benchmarks run against; torch is imported here and in tests alone."""
+"""Imports the peers of the benchmarks."""
 
 import importlib
 from types import ModuleType
 
 
 def segmentation_models_pytorch() -> ModuleType:
-    """smp, also beside a CPU build of torch."""
-    return _beside_torchvision("segmentation_models_pytorch")
+    """Returns smp, also with a CPU build of torch."""
+    return _with_torchvision("segmentation_models_pytorch")
 
 
 def torchvision() -> ModuleType:
-    """torchvision, also beside a CPU build of torch."""
-    return _beside_torchvision("torchvision")
+    """Returns torchvision, also with a CPU build of torch."""
+    return _with_torchvision("torchvision")
 
 
 def torchmetrics() -> ModuleType:
-    """torchmetrics, which imports torchvision where it is installed."""
-    return _beside_torchvision("torchmetrics")
+    """Returns torchmetrics, which imports torchvision where it is installed."""
+    return _with_torchvision("torchmetrics")
 
 
-def _beside_torchvision(name: str) -> ModuleType:
-    """A module that imports torchvision.
+def _with_torchvision(name: str) -> ModuleType:
+    """Imports a module that imports torchvision.
 
-    torchvision's wheels register shapes for two operators that only its CUDA build holds; declaring them is enough,
+    torchvision's wheels register shapes for two operators that exist only in its CUDA build. Declaring them is enough,
     since no segmentation network calls them.
     """
     import torch
@@ -35,8 +35,8 @@ def _beside_torchvision(name: str) -> ModuleType:
         library = torch.library.Library("torchvision", "FRAGMENT")
         for operator in ("nms", "qnms"):
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _KEPT.append(library)
+        _LIBRARIES.append(library)
     return importlib.import_module(name)
 
 
-_KEPT: list = []  # torch forgets the operators of a library that is collected
+_LIBRARIES: list = []  # torch unregisters the operators of a library that is garbage collected

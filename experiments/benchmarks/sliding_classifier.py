@@ -1,8 +1,8 @@
-"""A classifier as convolutions against the same classifier slid over every window of an image.
+"""Times a classifier as convolutions beside the same classifier applied to every window of an image.
 
-The network has no padding, so both give the same logits: convolution 5x5, max-pool 2x2, convolution 4x4, max-pool
-2x2, and three dense layers over 30 x 30 pixels. Slid, the convolutions of overlapping windows are computed again and
-again; all windows are one batch, so that it is not a loop that is slow. The two take turns in one process.
+The network has no padding, so both give the same logits: convolution 5x5, max-pool 2x2, convolution 4x4, max-pool 2x2, and
+three dense layers over 30 x 30 pixels. Window by window, the convolutions of overlapping windows are computed repeatedly.
+All windows form one batch, so that no time goes into a loop. The two run alternately in one process.
 
     python experiments/benchmarks/sliding_classifier.py     # a minute on 2 CPU cores
 
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from jaxseg.classifiers import Classifier, DenseHead, fully_convolutional
+from jaxseg.models import Classifier, DenseHead, fully_convolutional
 from jaxseg.nn import max_pool
 
 WINDOW, STRIDE = 30, 4
@@ -26,12 +26,12 @@ WINDOW, STRIDE = 30, 4
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to run."""
+    """Options of the command line."""
 
     sizes: tuple[int, ...] = (30, 62, 94, 126)
-    """Heights and widths of the images, 30 and multiples of 4 more."""
+    """Heights and widths of the images: 30 plus a multiple of 4."""
     repeats: int = 11
-    """How many times each is timed."""
+    """Timed runs of each."""
 
 
 class Unpadded(nn.Module):
@@ -39,12 +39,12 @@ class Unpadded(nn.Module):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """One feature, stride 4."""
+        """The stride of its feature."""
         return (STRIDE,)
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Its channels."""
+        """The channels of its feature."""
         return (32,)
 
     @nn.compact
@@ -57,7 +57,7 @@ class Unpadded(nn.Module):
 
 
 def windows(images, size: int):
-    """Every window of the images, `[places * places, 30, 30, 3]`, row by row."""
+    """Returns every window of the images, `[positions * positions, 30, 30, 3]`, row by row."""
     starts = range(0, size - WINDOW + 1, STRIDE)
     return jnp.concatenate(
         [images[:, i : i + WINDOW, j : j + WINDOW] for i in starts for j in starts]
@@ -69,15 +69,15 @@ def measure(size: int, repeats: int) -> None:
     model = Classifier(Unpadded(), DenseHead((128, 128, 10), (5, 5)))
     images = jax.random.normal(jax.random.key(0), (1, size, size, 3))
     variables = model.init(jax.random.key(1), images[:, :WINDOW, :WINDOW])
-    whole, kernels = fully_convolutional(model, variables)
+    network, kernels = fully_convolutional(model, variables)
     sides = {
-        "convolutions": (jax.jit(whole.apply), kernels),
-        "slid": (jax.jit(lambda v, x: model.apply(v, windows(x, size))), variables),
+        "convolutions": (jax.jit(network.apply), kernels),
+        "windows": (jax.jit(lambda v, x: model.apply(v, windows(x, size))), variables),
     }
     logits = {name: jax.block_until_ready(run(v, images)) for name, (run, v) in sides.items()}
-    places = logits["convolutions"].shape[1]
-    slid = logits["slid"].reshape(1, places, places, -1)
-    difference = float(jnp.abs(logits["convolutions"] - slid).max())
+    positions = logits["convolutions"].shape[1]
+    windowed = logits["windows"].reshape(1, positions, positions, -1)
+    difference = float(jnp.abs(logits["convolutions"] - windowed).max())
     seconds = {name: [] for name in sides}
     for _ in range(repeats):
         for name, (run, v) in sides.items():
@@ -86,7 +86,7 @@ def measure(size: int, repeats: int) -> None:
             seconds[name].append(time.perf_counter() - began)
     fast, slow = (1e3 * statistics.median(seconds[name]) for name in sides)
     print(
-        f"| {size} x {size} | {places} x {places} | {fast:.2f} ms | {slow:.2f} ms | {slow / fast:.1f} "
+        f"| {size} x {size} | {positions} x {positions} | {fast:.2f} ms | {slow:.2f} ms | {slow / fast:.1f} "
         f"| {difference:.0e} |"
     )
 
@@ -94,7 +94,7 @@ def measure(size: int, repeats: int) -> None:
 def main(arguments: Arguments) -> None:
     """Prints a table."""
     print(
-        "| image | windows | as convolutions | slid | times as long | difference |\n|---|---|---|---|---|---|"
+        "| image | windows | as convolutions | window by window | ratio | difference of the logits |\n|---|---|---|---|---|---|"
     )
     for size in arguments.sizes:
         measure(size, arguments.repeats)

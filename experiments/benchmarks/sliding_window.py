@@ -1,62 +1,52 @@
-"""A large image in overlapping windows through U-Net with ResNet-18, in turns with the same in PyTorch.
+"""Times U-Net with ResNet-18 on a large image in overlapping windows, beside the same in PyTorch.
 
-The library has no sliding window of its own yet: its side is the loop that a user writes, batches of windows through one
-compiled program that cuts them out and adds their logits up in place. The peer is smp's U-Net in the same loop, channels
-last, as it comes ("torch"), and in MONAI's `sliding_window_inference` where that is installed ("monai"). All take the same
-windows, as many at a time, and average logits where windows overlap. Weights are random, and each side has its own.
+The side of jaxseg is a loop over batches of windows, with one compiled program that crops them and adds their logits in
+place. The peer is smp's U-Net in the same loop, channels last, in eager mode ("torch"), and in MONAI's
+`sliding_window_inference` where that is installed ("monai"). All use the same windows in batches of the same size, and
+average the logits where windows overlap. Weights are random on each side.
 
     python experiments/benchmarks/sliding_window.py
     python experiments/benchmarks/sliding_window.py --height 2048 --width 2048 --window 256 --overlap 0.5
 
-Needs torch and segmentation_models.pytorch. Prints a row for each side and appends them to docs/benchmarks.md with
-`--append`.
+Needs torch and segmentation_models.pytorch. Prints a row for each side; `--append` adds them to docs/benchmarks.md.
 """
 
 import importlib.util
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tyro
-from page import append
-from turns import rows, take_turns
-
-HEADING = "## A large image in windows"
-INTRODUCTION = """Rows of `python experiments/benchmarks/sliding_window.py --append`: U-Net with ResNet-18 over one image, medians of runs
-that take turns, half the distance of the quartiles over the median, how many times as fast as the faster peer, start and
-compiling, peak memory.
-
-| what | side | median | spread | ratio | ready after | peak | where and when |
-|---|---|---|---|---|---|---|---|"""
+from append_table import append, rows
+from interleave import records, time_alternately
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to run."""
+    """Options of the command line."""
 
     height: int = 1024
-    """Of the image, at least a window."""
+    """Height of the image, at least that of a window."""
     width: int = 2048
-    """Of the image, at least a window."""
+    """Width of the image, at least that of a window."""
     window: int = 512
     """Height and width of a window."""
     overlap: float = 0.25
-    """The part of a window that the next one shares."""
+    """The fraction of a window that it shares with the next one."""
     at_once: int = 2
-    """Windows of a batch."""
+    """Windows per batch."""
     classes: int = 19
     """Channels of the logits."""
     rounds: int = 7
-    """How often each side is timed."""
+    """Timed runs per side."""
     append: bool = False
-    """Whether to append the rows to docs/benchmarks.md."""
+    """Whether to append the result to docs/benchmarks.md."""
 
 
-def places(arguments: Arguments) -> np.ndarray:
-    """Where windows begin, `[M, 2]`: the last of a row or column is moved back into the image."""
+def origins(arguments: Arguments) -> np.ndarray:
+    """Returns the top left corners of all windows, `[M, 2]`. The last of a row or column is moved back into the image."""
     stride = int(arguments.window * (1 - arguments.overlap))
 
     def starts(side: int) -> list[int]:
@@ -66,14 +56,17 @@ def places(arguments: Arguments) -> np.ndarray:
     return np.array([(y, x) for y in starts(arguments.height) for x in starts(arguments.width)])
 
 
-def picture(arguments: Arguments) -> np.ndarray:
-    """A random image `[1, H, W, 3]`."""
+def random_image(arguments: Arguments) -> np.ndarray:
+    """Returns an image `[1, H, W, 3]`."""
     shape = (1, arguments.height, arguments.width, 3)
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
 def jaxseg_side(arguments: Arguments) -> Callable[[], Any]:
-    """Sums and counts stay on the device; the last batch repeats a window, with weight 0."""
+    """Returns the function to time of jaxseg.
+
+    Sums and counts stay on the device. A last batch that is not full repeats a window with weight 0.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -82,9 +75,9 @@ def jaxseg_side(arguments: Arguments) -> Callable[[], Any]:
     from jaxseg.compiler import jit
 
     model = jaxseg.create("unet", encoder="resnet18", num_classes=arguments.classes)
-    variables = train.initialize(model, jax.random.key(0))
-    image = jnp.asarray(picture(arguments)[0])
-    begins, window = places(arguments), arguments.window
+    variables = train.init(model, jax.random.key(0))
+    image = jnp.asarray(random_image(arguments)[0])
+    begins, window = origins(arguments), arguments.window
     missing = -len(begins) % arguments.at_once
     weights = np.repeat(np.float32([1, 0]), (len(begins), missing))
     begins = np.concatenate([begins, begins[-1:].repeat(missing, 0)])
@@ -118,7 +111,7 @@ def jaxseg_side(arguments: Arguments) -> Callable[[], Any]:
 
 
 def torch_side(arguments: Arguments, monai: bool) -> Callable[[], Any]:
-    """The peer, in the same loop or in MONAI's."""
+    """Returns the function to time of PyTorch, in the same loop or in MONAI's."""
     import peers
     import torch
 
@@ -126,8 +119,8 @@ def torch_side(arguments: Arguments, monai: bool) -> Callable[[], Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = smp.Unet("resnet18", encoder_weights=None, classes=arguments.classes).eval()
     model = model.to(device, memory_format=torch.channels_last)
-    image = torch.from_numpy(picture(arguments)).to(device).permute(0, 3, 1, 2)
-    begins, window = places(arguments).tolist(), arguments.window
+    image = torch.from_numpy(random_image(arguments)).to(device).permute(0, 3, 1, 2)
+    begins, window = origins(arguments).tolist(), arguments.window
 
     def windows() -> Any:
         sums = torch.zeros((1, arguments.classes, *image.shape[2:]), device=device)
@@ -158,10 +151,9 @@ def torch_side(arguments: Arguments, monai: bool) -> Callable[[], Any]:
 
 
 def main(arguments: Arguments) -> None:
-    """Measures, prints and, if asked to, appends."""
+    """Measures, prints and, on request, appends."""
     if not 0 <= arguments.overlap < 1 or arguments.window > min(arguments.height, arguments.width):
-        raise SystemExit("windows must fit into the image, and overlap lies in [0, 1)")
-    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as `jaxseg train` has it
+        raise SystemExit("the window must fit into the image, and the overlap must be in [0, 1)")
     sides: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         "jaxseg": (jaxseg_side, (arguments,)),
         "torch": (torch_side, (arguments, False)),
@@ -169,13 +161,13 @@ def main(arguments: Arguments) -> None:
     if importlib.util.find_spec("monai"):
         sides["monai"] = (torch_side, (arguments, True))
     what = (
-        f"{arguments.height} x {arguments.width}, {len(places(arguments))} windows of {arguments.window}, "
+        f"{arguments.height} x {arguments.width}, {len(origins(arguments))} windows of {arguments.window}, "
         f"{arguments.at_once} at once, overlap {arguments.overlap}"
     )
-    lines = rows(what, take_turns(sides, arguments.rounds))
-    print("\n".join(lines))
+    measured = records(what, time_alternately(sides, arguments.rounds))
+    print("\n".join(rows("sliding_window", measured)))
     if arguments.append:
-        append(HEADING, INTRODUCTION, lines)
+        append("sliding_window", measured)
 
 
 if __name__ == "__main__":

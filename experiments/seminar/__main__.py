@@ -1,7 +1,7 @@
-"""Everything that docs/seminar.md shows: its pictures, and the numbers of its two tables.
+"""Makes the figures and the two tables of docs/seminar.md.
 
-    python experiments/seminar                 # all of it
-    python experiments/seminar --trainings no  # the pictures that need no training, in a minute
+    python experiments/seminar                 # everything
+    python experiments/seminar --trainings no  # the figures without training, in a minute
 
 Writes docs/images/seminar/ and docs/benchmarks/seminar.json, and prints the tables.
 """
@@ -27,39 +27,39 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to run, and how much of it."""
+    """Options of the command line."""
 
     trainings: Literal["yes", "no"] = "yes"
-    """Whether the experiments that train networks run as well."""
+    """Whether to run the experiments that train networks."""
     out: Path = style.OUT
-    """Where the pictures go."""
+    """The folder of the figures."""
     results: Path = ROOT / "docs" / "benchmarks" / "seminar.json"
-    """Where the measured numbers go."""
+    """The file of the results."""
     rare_steps: int = 300
     """Steps of each training on the rare class."""
     rare_images: tuple[int, int, int] = (2400, 600, 1000)
-    """Images that are drawn for training, validation and test."""
+    """Images generated for training, validation and test."""
     seeds: int = 3
-    """Trainings of each loss."""
+    """Trainings per loss."""
     border_steps: int = 240
     """Steps of each training for borders."""
     border_images: tuple[int, int] = (600, 40)
     """Images for training and test."""
     rows: tuple[int, ...] = (2, 10)
-    """Which test images are shown."""
+    """Indices of the test images to show."""
 
 
 def main(arguments: Arguments) -> None:
-    """Draws, trains, and prints."""
+    """Plots, trains and prints."""
     for module in (overlap, upsampling, unet, instances, receptive_fields):
-        module.draw(arguments.out)
+        module.plot(arguments.out)
     if arguments.trainings == "no":
         return
     began = time.perf_counter()
     losses = rare.measure(arguments.rare_steps, arguments.seeds, arguments.rare_images)
-    rare.draw_curves(losses, arguments.out)
+    rare.plot_curves(losses, arguments.out)
     networks, predictions = borders.measure(arguments.border_steps, arguments.border_images)
-    borders.draw_borders(predictions, arguments.border_images[1], arguments.rows, arguments.out)
+    borders.plot_borders(predictions, arguments.border_images[1], arguments.rows, arguments.out)
     result = {"losses": losses, "borders": networks}
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     arguments.results.write_text(json.dumps(result) + "\n")

@@ -1,7 +1,7 @@
-"""How fine borders get: FCN-32s, 16s and 8s, U-Net and FPN on one small encoder, trained alike.
+"""Borders predicted by FCN-32s, 16s and 8s, U-Net and FPN on one small encoder, trained with the same settings.
 
-The embedded set with four classes: the ground, and the three pairs of shapes that share a range of hues, so that what
-is to be learned is less the class than where it ends.
+The embedded set is reduced to four classes, the background and the three pairs of shapes that share a range of hues, so
+that the class is easy and the border is hard.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import style
-from training import Arrays, Trainer, draw, small_encoder
+from training import Arrays, Trainer, generate, small_encoder
 
 from jaxseg import metrics, models
 
@@ -27,7 +27,7 @@ NETWORKS = {
 
 
 def scores(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    """mIoU of the images, and the mean over shapes of the boundary IoU of each image and class."""
+    """Returns the mIoU of the images, and their boundary IoU averaged over images and shapes."""
     labels, predictions = jnp.asarray(labels), jnp.asarray(logits.argmax(-1))
     pair = {"labels": labels, "predictions": predictions}
     counts = metrics.ConfusionMatrix.zero(CLASSES).update(**pair)
@@ -40,8 +40,8 @@ def scores(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
 
 
 def measure(steps: int, lengths: tuple[int, int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Trains every network; its scores, and its predictions for the test images."""
-    training, test = (draw(length, SIZE, seed, PAIRS) for seed, length in enumerate(lengths))
+    """Trains every network and returns its scores and its predictions for the test images."""
+    training, test = (generate(length, SIZE, seed, PAIRS) for seed, length in enumerate(lengths))
     result, predictions = {}, {}
     for name, build in NETWORKS.items():
         model = build(num_classes=CLASSES, encoder=small_encoder(5))
@@ -54,7 +54,7 @@ def measure(steps: int, lengths: tuple[int, int]) -> tuple[dict[str, Any], dict[
 
 
 def table(result: dict[str, Any]) -> str:
-    """The rows of the page's table."""
+    """Returns the table of the page."""
     lines = ["| | mIoU | boundary IoU of the shapes |", "|---|---|---|"]
     lines += [
         f"| {name} | {row['mean_iou']:.3f} | {row['boundary_iou']:.3f} |"
@@ -63,10 +63,10 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw_rows(
+def plot_rows(
     arrays: Arrays, predictions: dict[str, np.ndarray], rows: list[int], names: tuple[str, ...]
 ):
-    """Image, truth and predictions, the true borders drawn into each prediction."""
+    """Plots image, truth and predictions, with the true borders over each prediction."""
     images, labels = arrays
     figure = style.figure(1.75 * (2 + len(names)), 1.82 * len(rows) + 0.15)
     panels = figure.subplots(len(rows), 2 + len(names), squeeze=False)
@@ -83,13 +83,13 @@ def draw_rows(
     return figure
 
 
-def draw_borders(
+def plot_borders(
     predictions: dict[str, np.ndarray], length: int, rows: list[int], out: Path
 ) -> None:
-    """The FCNs on the same images, and FCN-8s beside U-Net and FPN."""
-    arrays = draw(length, SIZE, 1, PAIRS)
+    """Plots the FCNs on the same images, and FCN-8s beside U-Net and FPN."""
+    arrays = generate(length, SIZE, 1, PAIRS)
     for name, networks in (
         ("fcn.png", ("FCN-32s", "FCN-16s", "FCN-8s")),
         ("decoders.png", ("FCN-8s", "U-Net", "FPN")),
     ):
-        style.save(draw_rows(arrays, predictions, rows, networks), out, name)
+        style.save(plot_rows(arrays, predictions, rows, networks), out, name)

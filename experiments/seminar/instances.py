@@ -1,4 +1,4 @@
-"""Semantic against instance segmentation: shapes of one class that touch, and a shape that another one cuts."""
+"""Semantic and instance segmentation: shapes of one class that touch, and a shape split by another one."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ NUMBERED = (style.GROUND, style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, s
 
 
 def regions(labels: np.ndarray) -> np.ndarray:
-    """Numbers the regions of every class, as far as a semantic mask tells them apart."""
+    """Numbers the connected regions of every class of a semantic mask."""
     result = np.zeros(labels.shape, int)
     for class_id in range(1, 7):
         found, _ = ndimage.label(labels == class_id)
@@ -23,8 +23,8 @@ def regions(labels: np.ndarray) -> np.ndarray:
     return result
 
 
-def draw(out: Path) -> None:
-    """Image, classes, regions of the classes and instances."""
+def plot(out: Path) -> None:
+    """Plots image, classes, regions of the classes and instances."""
     source = data.Shapes(max(ROWS.values()) + 1, (SIZE, SIZE), seed=SEED)
     figure = style.figure(8.2, 4.5)
     panels = figure.subplots(len(ROWS), 4)

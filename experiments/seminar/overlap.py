@@ -1,4 +1,4 @@
-"""Exercises 1 to 9 in pictures: the parts of an overlap, IoU against size, Dice against IoU, and the staircase of IoU."""
+"""Figures of exercises 1 to 9: the parts of an overlap, IoU by size, Dice by IoU, and the steps of IoU."""
 
 from pathlib import Path
 
@@ -12,15 +12,15 @@ from jaxseg import losses, metrics
 
 
 def masks() -> tuple[np.ndarray, np.ndarray]:
-    """The two masks of the page: 24 pixels of truth, 20 of a prediction, 12 of both."""
+    """Returns the two masks of the page: 24 pixels of truth, 20 of a prediction, 12 of both."""
     y_gt, y_pred = np.zeros((2, 8, 12), int)
     y_gt[2:6, 2:8] = 1
     y_pred[3:7, 4:9] = 1
     return y_pred, y_gt
 
 
-def draw_overlap(out: Path) -> None:
-    """Which part is which."""
+def plot_overlap(out: Path) -> None:
+    """Plots the parts of an overlap."""
     y_pred, y_gt = masks()
     figure = style.figure(6.4, 3.6)
     axes = figure.subplots()
@@ -31,14 +31,14 @@ def draw_overlap(out: Path) -> None:
         axes.axvline(k - 0.5, color="white", linewidth=0.8, zorder=2)
     for k in range(1, 8):
         axes.axhline(k - 0.5, color="white", linewidth=0.8, zorder=2)
-    for mask, name, place, where in (
+    for mask, name, position, align in (
         (y_gt, "y_gt, the truth", (1.5, 1.2), "left"),
         (y_pred, "y_pred, the prediction", (8.5, 6.8), "right"),
     ):
         rows, columns = np.nonzero(mask)
         corner = (columns.min() - 0.5, rows.min() - 0.5)
         size = (np.ptp(columns) + 1, np.ptp(rows) + 1)
-        line = "-" if where == "left" else (0, (4, 2))
+        line = "-" if align == "left" else (0, (4, 2))
         axes.add_patch(
             Rectangle(
                 corner,
@@ -50,16 +50,16 @@ def draw_overlap(out: Path) -> None:
                 zorder=4,
             )
         )
-        axes.text(*place, name, ha=where, va="center", fontsize=10)
+        axes.text(*position, name, ha=align, va="center", fontsize=10)
     counts = [int((y_pred + 2 * y_gt == part).sum()) for part in range(4)]
-    for name, count, place, colour in (
+    for name, count, position, colour in (
         ("TN", counts[0], (10.5, 0.9), style.INK),
         ("FP", counts[1], (6.0, 6.0), style.INK),
         ("FN", counts[2], (2.5, 3.5), "white"),
         ("TP", counts[3], (5.5, 4.0), "white"),
     ):
         axes.text(
-            *place,
+            *position,
             f"{name} {count}",
             color=colour,
             ha="center",
@@ -70,8 +70,8 @@ def draw_overlap(out: Path) -> None:
     style.save(figure, out, "overlap.svg")
 
 
-def draw_curves(out: Path) -> None:
-    """IoU of a square whose border is one pixel off, by its size; Dice by IoU."""
+def plot_curves(out: Path) -> None:
+    """Plots the IoU of a square whose border is one pixel off, by its size, and Dice by IoU."""
     figure = style.figure(8.6, 3.3)
     left, right = figure.subplots(1, 2)
     side = np.arange(4, 129)
@@ -108,8 +108,8 @@ def draw_curves(out: Path) -> None:
     style.save(figure, out, "curves.svg")
 
 
-def draw_staircase(out: Path) -> None:
-    """IoU of the thresholded mask and of the probabilities, while one number is added to all logits."""
+def plot_staircase(out: Path) -> None:
+    """Plots the IoU of the thresholded mask and of the probabilities as a number is added to all logits."""
     rng = np.random.default_rng(3)
     labels = jnp.asarray(np.repeat([[0, 1]], 12, axis=1).reshape(1, 1, 24))
     logits = jnp.asarray(rng.normal(2.2 * np.asarray(labels) - 1.1, 1.4), jnp.float32)[..., None]
@@ -143,8 +143,8 @@ def draw_staircase(out: Path) -> None:
     style.save(figure, out, "staircase.svg")
 
 
-def draw(out: Path) -> None:
-    """Draws all of them."""
-    draw_overlap(out)
-    draw_curves(out)
-    draw_staircase(out)
+def plot(out: Path) -> None:
+    """Plots all figures."""
+    plot_overlap(out)
+    plot_curves(out)
+    plot_staircase(out)

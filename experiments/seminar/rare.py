@@ -1,7 +1,7 @@
-"""Exercise 8: cross-entropy, Jaccard and Dice loss on a class that has half a percent of the pixels.
+"""Exercise 8: cross-entropy, Jaccard and Dice loss on a class with half a percent of the pixels.
 
-The embedded set with one class, the bars; images with more than a small bar are left out, so that a tenth of the images
-holds one, and the rest none. The same small U-Net with one logit is trained with each loss from each seed.
+The embedded set is reduced to one class, the bars, and images with more than a small bar are left out, so that a tenth of
+the images contains one. The same small U-Net with one logit is trained with each loss from each seed.
 """
 
 from pathlib import Path
@@ -10,51 +10,50 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import style
-from training import Arrays, Trainer, draw, small_encoder
+from training import Arrays, Trainer, generate, small_encoder
 
 from jaxseg import metrics, models
 
 SIZE, CAP = 48, 0.06
 CHANNELS, WIDER = (48, 32, 16, 8), (48, 32, 16, 16)
-"""Channels of the steps of the U-Net's decoder, coarse to fine, and with more room before the logits."""
+"""Channels of the steps of the U-Net's decoder, coarse to fine; the second has more channels before the logits."""
 BARS = (0, 0, 0, 0, 0, 0, 1)
 LOSSES = {"cross_entropy": style.BLUE, "jaccard": style.RED, "dice": style.GREEN}
 NAMES = {"cross_entropy": "cross-entropy", "jaccard": "Jaccard loss", "dice": "Dice loss"}
 
 
 def rare(length: int, seed: int) -> Arrays:
-    """Of `length` images those of which bars have at most `CAP`."""
-    images, labels = draw(length, SIZE, seed, BARS)
-    kept = labels.mean((1, 2)) <= CAP
-    return images[kept], labels[kept]
+    """Returns those of `length` images in which bars cover at most the fraction `CAP`."""
+    images, labels = generate(length, SIZE, seed, BARS)
+    selected = labels.mean((1, 2)) <= CAP
+    return images[selected], labels[selected]
 
 
 def sweep(logits: np.ndarray, labels: np.ndarray) -> metrics.ThresholdSweep:
-    """Counts of the bars at 256 thresholds."""
+    """Returns counts of the bars at 256 thresholds."""
     probabilities = jnp.asarray(1 / (1 + np.exp(-np.clip(logits, -30, 30))), jnp.float32)
     counts = metrics.ThresholdSweep.zero(1)
     return counts.update(labels=jnp.asarray(labels), probabilities=probabilities)
 
 
-def one(
+def train_once(
     trainer: Trainer, loss: str, seed: int, parts: tuple[Arrays, Arrays, Arrays]
 ) -> dict[str, Any]:
-    """One training: IoU on the validation images meanwhile, and scores on the test images."""
+    """Trains once and returns the IoU on the validation images during training and scores on the test images."""
     training, validation, test = parts
     curve = []
 
     def watch(step, state):
         if step % max(trainer.steps // 10, 1) == 0:
             counts = sweep(trainer.logits(state, validation[0]), validation[1])
-            curve.append([step, float(metrics.iou(counts.outcomes())[128, 0])])
+            curve.append([step, float(metrics.iou(counts.confusion_counts())[128, 0])])
 
     state = trainer.run(training, seed, watch)
     counts = sweep(trainer.logits(state, validation[0]), validation[1])
     threshold = float(metrics.best_threshold(metrics.iou, counts).threshold[0])
-    outcomes = sweep(trainer.logits(state, test[0]), test[1]).outcomes()
+    found = sweep(trainer.logits(state, test[0]), test[1]).confusion_counts()
     iou, precision, recall = (
-        np.asarray(score(outcomes))[:, 0]
-        for score in (metrics.iou, metrics.precision, metrics.recall)
+        np.asarray(score(found))[:, 0] for score in (metrics.iou, metrics.precision, metrics.recall)
     )
     run = {
         "loss": loss,
@@ -71,12 +70,12 @@ def one(
 
 
 def network(channels: tuple[int, ...]) -> models.SegmentationModel:
-    """The small U-Net with one logit."""
+    """Returns the small U-Net with one logit."""
     return models.unet(num_classes=1, encoder=small_encoder(4), channels=channels)
 
 
 def measure(steps: int, seeds: int, lengths: tuple[int, int, int]) -> dict[str, Any]:
-    """Trains with every loss from every seed; with the cross-entropy once for three times as long, and once wider."""
+    """Trains with every loss from every seed, and with cross-entropy also three times as long and with a wider network."""
     parts = tuple(rare(length, seed) for seed, length in enumerate(lengths))
     result: dict[str, Any] = {
         "steps": steps,
@@ -88,24 +87,24 @@ def measure(steps: int, seeds: int, lengths: tuple[int, int, int]) -> dict[str, 
     model = network(CHANNELS)
     trainers = {loss: Trainer(model, loss, steps) for loss in LOSSES}
     result["runs"] = [
-        one(trainer, loss, seed, parts)
+        train_once(trainer, loss, seed, parts)
         for loss, trainer in trainers.items()
         for seed in range(seeds)
     ]
-    patient = Trainer(model, "cross_entropy", 3 * steps)
-    result["longer"] = one(patient, "cross_entropy", 0, parts)
-    roomy = Trainer(network(WIDER), "cross_entropy", steps)
-    result["wider"] = one(roomy, "cross_entropy", 0, parts)
+    longer = Trainer(model, "cross_entropy", 3 * steps)
+    result["longer"] = train_once(longer, "cross_entropy", 0, parts)
+    wider = Trainer(network(WIDER), "cross_entropy", steps)
+    result["wider"] = train_once(wider, "cross_entropy", 0, parts)
     return result
 
 
 def spread(values: list[float]) -> str:
-    """The mean, and the smallest and the largest value."""
+    """Formats the mean and the range of values."""
     return f"{np.mean(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
 def table(result: dict[str, Any]) -> str:
-    """The rows of the page's table."""
+    """Returns the table of the page."""
     head = "| loss | IoU | precision | recall | IoU, threshold chosen |"
     lines = [head, "|---|---|---|---|---|"]
     for loss in LOSSES:
@@ -117,8 +116,8 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw_curves(result: dict[str, Any], out: Path) -> None:
-    """IoU of the bars while training, and by threshold when trained."""
+def plot_curves(result: dict[str, Any], out: Path) -> None:
+    """Plots the IoU of the bars during training, and by threshold afterwards."""
     figure = style.figure(8.6, 3.4)
     left, right = figure.subplots(1, 2, sharey=True)
     for loss, colour in LOSSES.items():

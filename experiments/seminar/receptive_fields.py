@@ -1,4 +1,4 @@
-"""Receptive fields: what a pixel of the result can see, and what it looks at."""
+"""Theoretical and effective receptive fields of VGG-16 and the original U-Net."""
 
 from pathlib import Path
 
@@ -15,19 +15,19 @@ WIDTHS = (8, 16, 32, 64, 64)
 
 
 def effective(logit, images: jax.Array) -> np.ndarray:
-    """The mean over random images of the absolute gradient of one logit, `[H, W]`, its maximum 1."""
+    """Returns the absolute gradient of one logit, averaged over random images and scaled to a maximum of 1, `[H, W]`."""
     gradient = np.asarray(jnp.abs(jax.jit(jax.grad(logit))(images)).sum((0, 3)))
     return gradient / gradient.max()
 
 
 def fields(repeats: int) -> dict[str, tuple[np.ndarray, int]]:
-    """Of each network the gradient and the side of the theoretical field."""
+    """Returns for each network the gradient and the side of the theoretical field."""
     images = jax.random.normal(jax.random.key(0), (repeats, SIZE, SIZE, 3))
     middle = SIZE // 2
     result = {}
     for name, stage, field in (("conv3_3", 1, 40), ("conv4_3", 2, 92), ("conv5_3", 3, 196)):
         # VGG-16 an eighth as wide; the field of conv5_3 is that before the last pool.
-        encoder = encoders.VGG((2, 2, 3, 3, 3), False, WIDTHS, depth=stage + 1)
+        encoder = encoders.vgg.VGG((2, 2, 3, 3, 3), False, WIDTHS, depth=stage + 1)
         variables = encoder.init(jax.random.key(1), images[:1])
 
         def logit(images, encoder=encoder, variables=variables):
@@ -51,12 +51,12 @@ def fields(repeats: int) -> dict[str, tuple[np.ndarray, int]]:
     return result
 
 
-def draw(out: Path, repeats: int = 8) -> None:
-    """The gradient of a central pixel, and the square that it cannot leave."""
+def plot(out: Path, repeats: int = 8) -> None:
+    """Plots the gradient of a central pixel and the theoretical field around it."""
     figure = style.figure(9.6, 3.0)
     panels = figure.subplots(1, 4)
     for axes, (name, (gradient, field)) in zip(panels, fields(repeats).items(), strict=True):
-        # The root shows the tails: the field is a bell, not a box.
+        # The square root makes the tails visible.
         style.picture(axes, np.sqrt(gradient), cmap="magma_r", vmin=0, vmax=1)
         rows, columns = np.nonzero(gradient)
         corner = (

@@ -1,4 +1,4 @@
-"""How the pictures of the tutorial look: colours that are told apart by everyone, one font, a light ground."""
+"""Style of the figures of the tutorial: colours for the colour-blind, one font, a light background."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 OUT = Path(__file__).parents[2] / "docs" / "images" / "seminar"
 INK, QUIET, RULE, PAPER = "#1b1f27", "#667080", "#dfe3e8", "#ffffff"
 BLUE, ORANGE, GREEN, RED, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7"
-"""Okabe and Ito's colours, which the colour-blind tell apart as well."""
+"""Colours of Okabe and Ito, which can be distinguished with all kinds of colour blindness."""
 GROUND = "#eceff2"
 
 matplotlib.rcParams.update(
@@ -46,27 +46,27 @@ matplotlib.rcParams.update(
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty figure, sizes in inches; the page shows it about 860 pixels wide at most."""
+    """Returns an empty figure with its size in inches; the page shows at most about 860 pixels of width."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save(drawn: Figure, out: Path, name: str, dpi: int = 144) -> None:
-    """Writes `name`, an SVG or a PNG, the same bytes each time."""
+def save(figure: Figure, out: Path, name: str, dpi: int = 144) -> None:
+    """Writes an SVG or PNG file reproducibly."""
     out.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if name.endswith(".svg") else {"Software": None}
-    drawn.savefig(out / name, dpi=dpi, metadata=metadata)
+    figure.savefig(out / name, dpi=dpi, metadata=metadata)
     print(f"{out / name}  {(out / name).stat().st_size / 1000:.0f} kB")
 
 
 def picture(axes: Axes, image: np.ndarray, title: str = "", **options) -> None:
-    """An image without axes; its pixels stay squares."""
+    """Shows an image with square pixels and without axes."""
     axes.imshow(image, interpolation="nearest", **options)
     axes.set_title(title)
     axes.set_axis_off()
 
 
 def painted(labels: np.ndarray, colours: tuple[str, ...]) -> np.ndarray:
-    """Class ids `[H, W]` as colours `[H, W, 3]`."""
+    """Maps class ids `[H, W]` to colours `[H, W, 3]`."""
     return np.array([to_rgb(colour) for colour in colours])[labels]
 
 

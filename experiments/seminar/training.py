@@ -1,4 +1,4 @@
-"""Short trainings on the embedded `shapes`, in memory: what the experiments of the tutorial share."""
+"""Short trainings on the embedded data set in memory, for the experiments of the tutorial."""
 
 from collections.abc import Callable
 
@@ -6,31 +6,32 @@ import jax
 import numpy as np
 
 from jaxseg import data, encoders, losses, train
+from jaxseg.parallel import Parallel
 
 Arrays = tuple[np.ndarray, np.ndarray]
 BATCH = 16
 
 
-def draw(length: int, size: int, seed: int, table: tuple[int, ...]) -> Arrays:
-    """Images `[n, size, size, 3]` and labels `[n, size, size]`; class c of the set becomes `table[c]`."""
+def generate(length: int, size: int, seed: int, table: tuple[int, ...]) -> Arrays:
+    """Returns images `[n, size, size, 3]` and labels `[n, size, size]`, in which class c of the set is `table[c]`."""
     records = list(data.Shapes(length, (size, size), seed=seed))
     labels = np.stack([record["label"] for record in records])
     return np.stack([record["image"] for record in records]), np.asarray(table, np.uint8)[labels]
 
 
-def small_encoder(depth: int) -> encoders.VGG:
-    """A VGG with one convolution in each stage, few channels and batch normalisation."""
-    return encoders.VGG((1, 1, 1, 1, 1), True, (8, 16, 32, 48, 64), depth=depth)
+def small_encoder(depth: int) -> encoders.vgg.VGG:
+    """Returns a VGG with one convolution per stage, few channels and batch normalization."""
+    return encoders.vgg.VGG((1, 1, 1, 1, 1), True, (8, 16, 32, 48, 64), depth=depth)
 
 
 class Trainer:
-    """A network and a loss, compiled once, to be trained from any number of seeds."""
+    """A network and a loss, compiled once and trained from any number of seeds."""
 
     def __init__(self, model, loss: str, steps: int, *, batch: int = BATCH, peak: float = 3e-3):
         self.model, self.steps, self.batch = model, steps, batch
         schedule = train.cosine(peak, steps, warmup_steps=steps // 10)
         self.optimizer = train.adamw(schedule)
-        self.parallel = train.Parallel("jit", jax.devices()[:1])
+        self.parallel = Parallel("jit", jax.devices()[:1])
         loss_fn, normalize = losses.make_loss_fn({loss: 1.0}), data.normalize()
         self.step = self.parallel.compile(
             train.make_train_step(model, self.optimizer, loss_fn, preprocess=normalize)
@@ -45,7 +46,7 @@ class Trainer:
         """Trains on random batches, half of them flipped; calls `watch(step, state)` before each step and at the end."""
         images, labels = arrays
         rng = np.random.default_rng(seed)
-        variables = train.initialize(self.model, jax.random.key(seed))
+        variables = train.init(self.model, jax.random.key(seed))
         state = self.parallel.replicate(train.create_state(variables, self.optimizer))
         for step in range(self.steps):
             if watch is not None:
@@ -59,7 +60,7 @@ class Trainer:
         return state
 
     def logits(self, state: train.TrainState, images: np.ndarray) -> np.ndarray:
-        """Logits `[n, H, W, K]` of any number of images."""
+        """Returns logits `[n, H, W, K]` of any number of images."""
         parts = []
         for start in range(0, len(images), self.batch):
             part = images[start : start + self.batch]

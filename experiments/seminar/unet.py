@@ -1,4 +1,4 @@
-"""The sizes of the original U-Net's maps, 572 to 388, drawn to scale."""
+"""Diagram of the original U-Net with its maps from 572 to 388 pixels to scale."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ STEP, DROP, WIDTH = 0.95, 1.12, 0.22
 
 
 def sizes(length: int) -> dict[str, tuple[int, int]]:
-    """Height and channels of what each of the network's blocks gives for an image of so many rows."""
+    """Returns height and channels of the output of each block for an image with `length` rows."""
     body = models.original_unet(num_classes=2).body
     images = jax.ShapeDtypeStruct((1, length, length, 1), "float32")
 
@@ -24,8 +24,8 @@ def sizes(length: int) -> dict[str, tuple[int, int]]:
     return {name: (shape[1], shape[3]) for name, shape in shapes.items()}
 
 
-def draw(out: Path) -> None:
-    """Draws the U."""
+def plot(out: Path) -> None:
+    """Plots the diagram."""
     shape = sizes(572)
     figure = style.figure(9.2, 5.2)
     axes = figure.subplots()

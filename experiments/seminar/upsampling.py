@@ -1,4 +1,4 @@
-"""The kinds of upsampling side by side: what each makes of a single pixel, of a small image, and of a constant."""
+"""Kinds of upsampling side by side, applied to a single pixel, a small image and a constant."""
 
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,14 @@ FACTOR = 4
 
 
 def small_image() -> jax.Array:
-    """`[1, 8, 8, 1]`: a bright ring and a bright corner on a dark ground."""
+    """Returns an image `[1, 8, 8, 1]` with a bright ring and a bright corner on a dark background."""
     rows = ["11111111", "11777111", "17111711", "17111711", "17111711", "11777117"]
     rows += ["11111177", "11111777"]
     return jnp.asarray([[int(c) for c in row] for row in rows], jnp.float32)[None, :, :, None] / 7
 
 
 def transposed(x: jax.Array, kernel_size: int, kind: str) -> jax.Array:
-    """A transposed convolution by two with a kernel of ones, of chance or of bilinear interpolation."""
+    """Applies a transposed convolution of stride two with a kernel of ones, random or bilinear."""
     shape = (kernel_size, kernel_size, 1, 1)
     if kind == "bilinear":
         kernel = bilinear_kernel(jax.random.key(0), shape)
@@ -35,21 +35,21 @@ def transposed(x: jax.Array, kernel_size: int, kind: str) -> jax.Array:
     return nn.transposed_convolution(x, kernel, 2, padding=padding, output_padding=extra)
 
 
-def draw_kinds(out: Path) -> None:
-    """One small image, four times as large in five ways."""
+def plot_kinds(out: Path) -> None:
+    """Plots a small image enlarged four times by each kind."""
     x = small_image()
     height, width = x.shape[1:3]
     size = (FACTOR * height, FACTOR * width)
     fine = nn.bilinear(x, size)
-    # What a max-pool remembers of a finer map: where in its window each maximum was.
+    # The positions of the maxima in the windows of a finer map.
     texture = fine + 0.15 * jax.random.uniform(jax.random.key(2), fine.shape)
-    _, places = nn.max_pool_with_indices(texture, FACTOR)
+    _, indices = nn.max_pool_with_indices(texture, FACTOR)
     kernel = bilinear_kernel(jax.random.key(0), (2 * FACTOR, 2 * FACTOR, 1, 1))
     kinds = {
         "nearest": nn.nearest(x, size),
         "bilinear": fine,
         "bilinear,\naligned corners": nn.bilinear_aligned(x, size),
-        "max-unpooling": nn.max_unpool(x, size, indices=places),
+        "max-unpooling": nn.max_unpool(x, size, indices=indices),
         "transposed conv.,\nbilinear kernel": nn.transposed_convolution(
             x, kernel, FACTOR, padding=2
         ),
@@ -66,8 +66,8 @@ def draw_kinds(out: Path) -> None:
     style.save(figure, out, "upsampling.png")
 
 
-def draw_checkerboard(out: Path) -> None:
-    """A constant, upsampled by two: overlaps that are uneven show, and those of chance show anywhere."""
+def plot_checkerboard(out: Path) -> None:
+    """Plots a constant upsampled by two, with checkerboards from uneven overlaps and random kernels."""
     x = jnp.ones((1, 8, 8, 1))
     shuffled = 0.6 + 0.4 * jax.random.uniform(jax.random.key(4), (4,))
     kinds = {
@@ -86,8 +86,8 @@ def draw_checkerboard(out: Path) -> None:
     style.save(figure, out, "checkerboard.png")
 
 
-def draw_footprints(out: Path) -> None:
-    """What one pixel becomes, along a line through it."""
+def plot_footprints(out: Path) -> None:
+    """Plots the profile of a single pixel after upsampling."""
     x = jnp.zeros((1, 7, 7, 1)).at[0, 3, 3, 0].set(1.0)
     size = (7 * FACTOR, 7 * FACTOR)
     kernel = partial(bilinear_kernel, jax.random.key(0))
@@ -114,8 +114,8 @@ def draw_footprints(out: Path) -> None:
     style.save(figure, out, "footprints.svg")
 
 
-def draw(out: Path) -> None:
-    """Draws all of them."""
-    draw_kinds(out)
-    draw_checkerboard(out)
-    draw_footprints(out)
+def plot(out: Path) -> None:
+    """Plots all figures."""
+    plot_kinds(out)
+    plot_checkerboard(out)
+    plot_footprints(out)

@@ -1,8 +1,10 @@
 """Reading a command line: a recipe to start from, then single fields that override it."""
 
 import argparse
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -33,10 +35,29 @@ def recipe_and_fields(arguments: Sequence[str]) -> tuple[Recipe | None, list[str
 
 
 def override(recipe: Recipe, fields: Sequence[str], *, prog: str, description: str) -> Recipe:
-    """The recipe with the fields of a command line (`--train.epochs 3`) put in.
+    """Returns the recipe with the fields of a command line (`--train.epochs 3`).
 
-    Unknown fields and wrong values end the program with exit code 2 and say what would have worked.
+    A dictionary on the command line (`--loss.weights focal 1 dice 0.5`) replaces that of the recipe. Unknown fields and
+    wrong values end the program with exit code 2 and a message that names valid ones.
     """
     start = recipes.checked(recipe)
-    given = tyro.cli(Recipe, default=start, args=list(fields), prog=prog, description=description)
-    return recipes.checked(given)
+    # tyro takes the keys of a dictionary that is not empty for options: it gets empty ones.
+    empty = _replace_dicts(start, lambda stored, parsed: {}, start)
+    parsed = tyro.cli(Recipe, default=empty, args=list(fields), prog=prog, description=description)
+    return recipes.checked(_replace_dicts(parsed, lambda parsed, stored: parsed or stored, start))
+
+
+def _replace_dicts(recipe: Recipe, choose: Callable[[Any, Any], Any], other: Recipe) -> Recipe:
+    parts = {}
+    for part in dataclasses.fields(Recipe):
+        values, others = getattr(recipe, part.name), getattr(other, part.name)
+        if dataclasses.is_dataclass(values):
+            parts[part.name] = dataclasses.replace(
+                values,  # pyright: ignore[reportArgumentType] - an instance
+                **{
+                    field.name: choose(value, getattr(others, field.name))
+                    for field in dataclasses.fields(values)
+                    if isinstance(value := getattr(values, field.name), dict)
+                },
+            )
+    return dataclasses.replace(recipe, **parts)

@@ -1,5 +1,6 @@
-"""`jaxseg datasets show|check [RECIPE.py] [--field value ...]`: what the network will see, and whether it can."""
+"""`jaxseg datasets show|check [RECIPE.py] [--field value ...]`: shows or checks a data set before training."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,22 +8,25 @@ from typing import Any
 import jax
 import numpy as np
 from PIL import Image
-from rich.table import Table
 
 from jaxseg import data
-from jaxseg.cli import arguments, assemble, feeding, sources
-from jaxseg.cli.progress import console
-from jaxseg.data.check import check
+from jaxseg.cli import arguments
+from jaxseg.cli.tables import print_table
 from jaxseg.errors import InputError, unknown
 from jaxseg.recipe import Recipe
-from jaxseg.report.overlay import colorize, overlay
+from jaxseg.runs import batches as train_batches
+from jaxseg.runs.build import Run, build, complete
+from jaxseg.runs.info import resolve
+from jaxseg.runs.progress import console
+from jaxseg.runs.sources import open_source
+from jaxseg.tasks import find_task
 
 _DESCRIPTION = """Look at a data set before training on it.
 
   jaxseg datasets show [RECIPE.py] [--out FILE.png] [--split train] [--count 8] [--field value ...]
-      draws samples as the network will see them, after augmentation: image, mask, overlay
+      draws samples as the network will see them, after augmentation: image, target, overlay
   jaxseg datasets check [RECIPE.py] [--split SPLIT] [--field value ...]
-      reads every image and mask of a split (or of each) and lists what cannot be trained on
+      reads every record of a split (or of each) and lists what cannot be trained on
 
 Every field of the recipe is an option:"""
 
@@ -36,15 +40,13 @@ def main(argv: Sequence[str]) -> int:
     if argv[0] not in commands:
         raise unknown("datasets command", argv[0], commands)
     recipe, rest = arguments.recipe_and_fields(argv[1:])
-    parser = arguments.parser(f"datasets {argv[0]}", "")
-    parser = type(parser)(prog=parser.prog, add_help=False, allow_abbrev=False)
+    prog = f"jaxseg datasets {argv[0]}"
+    parser = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
     parser.add_argument("--split")
     parser.add_argument("--out", default="samples.png")
     parser.add_argument("--count", type=int, default=8)
     options, fields = parser.parse_known_args(rest)
-    recipe = arguments.override(
-        recipe or Recipe(), fields, prog=parser.prog, description=_DESCRIPTION
-    )
+    recipe = arguments.override(recipe or Recipe(), fields, prog=prog, description=_DESCRIPTION)
     return commands[argv[0]](recipe, options)
 
 
@@ -52,64 +54,56 @@ def _show(recipe: Recipe, options: Any) -> int:
     if options.count < 1:
         raise InputError(f"--count is {options.count}; at least 1 sample is drawn")
     split = options.split or recipe.data.train_split
-    source = sources.open_source(recipe.data, split)
-    batch = _batch(recipe, source, options.count)
-    palette = np.asarray(source.palette)
+    source = open_source(recipe.data, split)
+    train_batches.check(recipe)
+    info = resolve(recipe, source)
+    run = build(complete(recipe, info), info)
+    batch = _first_batch(run, source, options.count)
     rows = []
-    for image, label in zip(batch["image"], batch["label"], strict=True):
-        colours = colorize(label, palette, ignore_index=source.ignore_index)
-        blended = overlay(image, label, palette, ignore_index=source.ignore_index)
+    for index, image in enumerate(batch["image"]):
+        sample = {name: batch[name][index] for name in ("image", *run.task.targets)}
         shown = image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
-        rows.append(np.concatenate([shown, colours, blended], axis=1))
+        pictures = run.task.draw(image, run.task.truth(sample))
+        rows.append(np.concatenate([shown, *pictures], axis=1))
     out = Path(options.out)
     try:
         Image.fromarray(np.concatenate(rows)).save(out)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {out}: {error}") from error
-    console().print(f"{options.count} samples of {split}: image, mask, overlay: {out}")
+    console().print(f"{options.count} samples of {split}: {out}")
     return 0
 
 
-def _batch(recipe: Recipe, source: Any, count: int) -> Any:
-    """The first images of a run with batches of so many, as its network will see them."""
-    feeding.check(recipe)
-    if not recipe.data.on_device:
-        size = source[0]["image"].shape[:2]
-        augment = assemble.augmentation(recipe.augment, size, source.ignore_index)
-        with data.train_batches(
-            source, augment, batch_size=count, seed=recipe.train.seed
-        ) as batches:
+def _first_batch(run: Run, source: Any, count: int) -> Any:
+    """Returns the first training batch of `count` images, on the host."""
+    seed = run.recipe.train.seed
+    if not run.recipe.data.on_device:
+        augment = train_batches.host_augmentation(run)
+        options = {"batch_size": count, "seed": seed, "targets": run.task.targets}
+        with data.train_batches(source, augment, **options) as batches:
             return next(batches)
-    facts = assemble.resolve(recipe, source)
-    key = jax.random.key(recipe.train.seed)
-    drawn = data.make_places(len(source), count)(key, 0, 1)
-    first = {name: array[:, 0] for name, array in drawn.items()}
-    dataset = data.load(source, devices=jax.local_devices()[:1]).dataset
-    batch = jax.jit(feeding.feed(recipe.augment, facts))(dataset, first, key)
-    return jax.device_get(batch)
+    key = jax.random.key(seed)
+    schedule = data.make_sampler(len(source), count)(key, 0, 1)
+    first = {name: array[:, 0] for name, array in schedule.items()}
+    devices = jax.local_devices()[:1]
+    dataset = data.load(source, targets=run.task.targets, devices=devices).dataset
+    make_batch = jax.jit(train_batches.device_augmentation(run))
+    return jax.device_get(make_batch(dataset, first, key))
 
 
 def _check(recipe: Recipe, options: Any) -> int:
     named = (recipe.data.train_split, recipe.data.validation_split, recipe.data.test_split)
     splits = [options.split] if options.split else [split for split in named if split]
-    shown = console()
-    problems = []
+    shown, problems = console(), []
     for split in dict.fromkeys(splits):
         try:
-            source = sources.open_source(recipe.data, split)
+            source = open_source(recipe.data, split)
         except InputError as error:
             problems.append(f"{split}: {error}")
             continue
-        found = check(source)
-        table = Table("class", "id", "pixels", "images", title=f"{split}: {len(source)} images")
-        for index, name in enumerate(source.classes):
-            table.add_row(name, str(index), f"{found.pixels[index]:,}", f"{found.images[index]:,}")
-        table.add_row("ignored", str(source.ignore_index), f"{found.ignored:,}", "")
-        shown.print(table)
-        shown.print(
-            "sizes (height x width: images): "
-            + ", ".join(f"{h}x{w}: {count}" for (h, w), count in list(found.sizes.items())[:12])
-        )
+        found = find_task(recipe.task).from_source(source).inspect(source)
+        for table in found.tables:
+            print_table(table._replace(title=f"{split}: {table.title}".rstrip(": ")), shown)
         for note in found.notes:
             shown.print(f"note: {note}")
         problems += [f"{split}: {problem}" for problem in found.problems]

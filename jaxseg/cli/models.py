@@ -1,6 +1,5 @@
-"""`jaxseg models`: the architectures and encoders that a recipe can name, with their sizes."""
+"""`jaxseg models`: the architectures and encoders that a recipe can name, and pretrained weights."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,28 +7,27 @@ import jax
 import jax.numpy as jnp
 from rich.table import Table
 
-from jaxseg import encoders, models
+from jaxseg import encoders, models, pretrained, registry
 from jaxseg.cli import arguments
-from jaxseg.cli.progress import console
-from jaxseg.errors import InputError
-
-_USUAL = ("resnet18", "vgg16")
-"""The encoders that architectures are shown on, the first of them that one stands on."""
+from jaxseg.runs.progress import console
 
 
 def main(argv: Sequence[str]) -> int:
-    """Lists what `create` knows; parameters are counted, nothing is computed."""
+    """Lists what the registries hold; parameters are counted, nothing is computed."""
     parser = arguments.parser("models", "List architectures and encoders with their parameters.")
     parser.parse_args(argv)
     architectures = Table("architecture", "on", "millions", "what it is")
-    for name in models.names():
-        encoder, model = _on_usual(name)
-        summary = (inspect.getdoc(getattr(models, name)) or "").partition("\n")[0]
-        architectures.add_row(name, encoder, _millions(model), summary)
-    backbones = Table("encoder", "millions", "channels of its features")
+    for name, builder in models.MODELS.items():
+        encoder = _first_encoder(name)
+        model = models.create(name, encoder=encoder, num_classes=21)
+        summary = registry.summary(builder)
+        architectures.add_row(name, encoder or "-", _millions(model), summary)
+    backbones = Table("encoder", "millions", "channels of its features", "pretrained weights")
     for name in encoders.names():
         encoder = encoders.create(name)
-        backbones.add_row(name, _millions(encoder), " ".join(map(str, encoder.channels)))
+        weights = [hub for hub, published in pretrained.HUB.items() if published.builder == name]
+        channels = " ".join(map(str, encoder.channels))
+        backbones.add_row(name, _millions(encoder), channels, "\n".join(weights))
     shown = console()
     shown.print("Parameters, those of architectures for 21 classes:")
     shown.print(architectures)
@@ -38,16 +36,11 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _on_usual(name: str) -> tuple[str, Any]:
-    """An architecture on the first encoder that it stands on, and that one's name."""
+def _first_encoder(name: str) -> str | None:
+    """Returns the first encoder that an architecture can stand on, or None if it takes none."""
     if not models.takes_encoder(name):
-        return "-", models.create(name, num_classes=21)
-    for encoder in (*_USUAL, *encoders.names()):
-        try:
-            return encoder, models.create(name, encoder=encoder, num_classes=21)
-        except InputError:
-            continue
-    raise InputError(f"model {name!r} stands on no encoder of jaxseg")
+        return None
+    return next(each for each in encoders.names() if models.accepts_encoder(name, each))
 
 
 def _millions(module: Any) -> str:

@@ -1,11 +1,10 @@
-"""Data: sources of images and label maps, their augmentation, and loaders that feed a training
-step.
+"""Data: sources of images and targets, their augmentation, and loaders that feed a training step.
 
-A source is any picklable object with `__len__` and `__getitem__(i) -> {"image", "label", "name"}`:
-`image` uint8 `[H, W, C]`, `label` `[H, W]` of ids the network is trained on (uint8, or int32 where
-uint8 cannot hold them), `name` a string; and the attributes `num_classes`, `classes`, `palette` and
-`ignore_index`. The modules and what they need (grain, tensorflow_datasets, albumentations) are
-imported on first use.
+A source is any picklable object with `__len__`, `__getitem__(i) -> {"image": uint8 [H, W, C], **targets, "name": str}` and
+an attribute `targets`, which maps the name of each target to its kind (`data.Target`). A source of semantic segmentation has
+`targets = data.targets.labels(ignore_index)`, one mask `[H, W]` of class ids (uint8, or int32 where uint8 cannot hold
+them), and the attributes `num_classes`, `classes`, `palette` and `ignore_index`. Modules and the libraries that they need
+(grain, tensorflow_datasets, albumentations) are imported on first use.
 """
 
 import importlib
@@ -14,61 +13,50 @@ import typing
 _NAMES = {
     "CAMVID_CLASSES": "labels",
     "CAMVID_PALETTE": "labels",
-    "IMAGENET_MEAN": "pixels",
-    "IMAGENET_STD": "pixels",
-    "CamVid": "sources",
-    "Folder": "sources",
+    "IMAGENET_MEAN": "normalization",
+    "IMAGENET_STD": "normalization",
+    "CamVid": "sources.camvid",
+    "DeviceDataset": "device.dataset",
+    "FileList": "sources.file_list",
+    "Folder": "sources.folder",
     "LabelMap": "labels",
-    "Listed": "lists",
-    "OnDevice": "on_device",
-    "Shapes": "shapes",
-    "SkipUnreadable": "unreadable",
-    "Subset": "sources",
-    "TFDS": "tfds",
-    "TrainAugment": "augment",
-    "class_pixels": "sampling",
-    "class_probabilities": "sampling",
-    "drawn": "places",
-    "eval_batches": "loader",
-    "folder": "sources",
+    "LabelOptions": "label_spec",
+    "Shapes": "sources.shapes",
+    "SkipUnreadable": "sources.skip_unreadable",
+    "Subset": "sources.subset",
+    "TFDS": "sources.tfds_dataset",
+    "Target": "targets",
+    "Targets": "targets",
+    "TrainAugment": "host.augment",
+    "class_pixels": "host.sampling",
+    "class_probabilities": "host.sampling",
+    "eval_batches": "host.loader",
+    "folder": "sources.folder",
     "ids_from_colors": "labels",
-    "load": "on_device",
-    "make_feed": "on_device",
-    "make_places": "places",
-    "normalize": "pixels",
+    "load": "device.dataset",
+    "make_feed": "device.dataset",
+    "make_sampler": "device.epoch_order",
+    "normalize": "normalization",
+    "open_source": "sources",
     "palette": "labels",
-    "rare_class_weights": "sampling",
-    "read_list": "lists",
-    "shuffled": "places",
-    "train_batches": "loader",
+    "rare_class_weights": "host.sampling",
+    "read_list": "sources.file_list",
+    "shuffled": "device.epoch_order",
+    "train_batches": "host.loader",
+    "weighted": "device.epoch_order",
 }
 _MODULES = frozenset(
-    {*_NAMES.values(), "check", "decode", "device_augment", "files", "prepare", "spec", "workers"}
+    {"check", "decode", "device", "host", "label_spec", "labels", "sources", "targets"}
 )
 
 if typing.TYPE_CHECKING:
-    from jaxseg.data import (
-        augment,
-        check,
-        decode,
-        device_augment,
-        files,
-        labels,
-        lists,
-        loader,
-        on_device,
-        pixels,
-        places,
-        prepare,
-        sampling,
-        shapes,
-        sources,
-        spec,
-        tfds,
-        unreadable,
-        workers,
-    )
-    from jaxseg.data.augment import TrainAugment
+    from jaxseg.data import check, decode, device, host, label_spec, labels, sources, targets
+    from jaxseg.data.device.dataset import DeviceDataset, load, make_feed
+    from jaxseg.data.device.epoch_order import make_sampler, shuffled, weighted
+    from jaxseg.data.host.augment import TrainAugment
+    from jaxseg.data.host.loader import eval_batches, train_batches
+    from jaxseg.data.host.sampling import class_pixels, class_probabilities, rare_class_weights
+    from jaxseg.data.label_spec import LabelOptions
     from jaxseg.data.labels import (
         CAMVID_CLASSES,
         CAMVID_PALETTE,
@@ -76,16 +64,16 @@ if typing.TYPE_CHECKING:
         ids_from_colors,
         palette,
     )
-    from jaxseg.data.lists import Listed, read_list
-    from jaxseg.data.loader import eval_batches, train_batches
-    from jaxseg.data.on_device import OnDevice, load, make_feed
-    from jaxseg.data.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize
-    from jaxseg.data.places import drawn, make_places, shuffled
-    from jaxseg.data.sampling import class_pixels, class_probabilities, rare_class_weights
-    from jaxseg.data.shapes import Shapes
-    from jaxseg.data.sources import CamVid, Folder, Subset, folder
-    from jaxseg.data.tfds import TFDS
-    from jaxseg.data.unreadable import SkipUnreadable
+    from jaxseg.data.normalization import IMAGENET_MEAN, IMAGENET_STD, normalize
+    from jaxseg.data.sources import open_source
+    from jaxseg.data.sources.camvid import CamVid
+    from jaxseg.data.sources.file_list import FileList, read_list
+    from jaxseg.data.sources.folder import Folder, folder
+    from jaxseg.data.sources.shapes import Shapes
+    from jaxseg.data.sources.skip_unreadable import SkipUnreadable
+    from jaxseg.data.sources.subset import Subset
+    from jaxseg.data.sources.tfds_dataset import TFDS
+    from jaxseg.data.targets import Target, Targets
 
 __all__ = sorted([*_NAMES, *_MODULES])
 

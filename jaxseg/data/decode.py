@@ -1,5 +1,4 @@
-"""Files to arrays: images of any mode become uint8 RGB, masks keep their ids, errors name the
-file."""
+"""Decoding of image files: images of any mode become uint8 RGB, masks keep their ids, errors name the file."""
 
 import contextlib
 import io
@@ -15,30 +14,29 @@ from jaxseg.errors import InputError
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
 
 MAX_PIXELS = 2**27
-"""Larger images are refused by what their header says, before anything is decoded: 11,585 x 11,585."""
+"""Images of more pixels (11,585 x 11,585) are refused after reading the header, before decoding."""
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
-"""PIL stretches grey of 2 and 4 bits to 0..255; ids are what the file holds."""
+"""Factors by which PIL scales grey of 2 and 4 bits to 0..255; ids are the values in the file."""
 
 
 def decode_image(file: str | Path | bytes, name: str = "") -> np.ndarray:
-    """Reads an image as 8-bit RGB, upright.
+    """Decodes an image as 8-bit RGB, with the EXIF orientation applied.
 
-    Grey images get three equal channels, transparency is dropped, CMYK and the like are converted,
-    and 16-bit grey is divided by 257 (65535 becomes 255), 32-bit grey only where it exceeds 255. The
-    EXIF orientation is applied.
+    Grey images get three equal channels, transparency is dropped, CMYK and other colour spaces are converted, and 16-bit grey
+    is divided by 257 (65535 becomes 255), 32-bit grey only if it exceeds 255.
 
     Args:
         file: A path, or the encoded bytes.
-        name: What to call it in messages; the path where left out.
+        name: The name in messages; the path by default.
 
     Returns:
         uint8 `[H, W, 3]`.
 
     Raises:
-        InputError: Where it does not decode, naming it.
+        InputError: The file does not decode; the message names it.
     """
     name = name or _name(file)
-    with _opened(file, name) as image:
+    with _open(file, name) as image:
         if image.mode.startswith("I"):
             values = np.asarray(image).astype(np.int64)
             if image.mode == "I" and values.min() >= 0 and values.max() <= 255:
@@ -53,27 +51,31 @@ def decode_image(file: str | Path | bytes, name: str = "") -> np.ndarray:
         if image.mode == "F":
             raise InputError(f"{name} holds floating-point pixels; save it with 8 bits per channel")
         if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # PIL warns of the direct way
+            image = image.convert("RGBA")  # PIL warns about direct conversion
         return np.array(image.convert("RGB"))
 
 
 def decode_mask(file: str | Path | bytes, name: str = "") -> np.ndarray:
-    """Reads a mask of class ids: palette images give their indices, black-and-white ones 0 and 1.
+    """Decodes a mask of class ids, with the EXIF orientation applied.
+
+    Palette images yield their indices, black-and-white images 0 and 1.
 
     Args:
         file: A path, or the encoded bytes.
-        name: What to call it in messages; the path where left out.
+        name: The name in messages; the path by default.
 
     Returns:
-        Integers `[H, W]`, of the dtype they are stored in; the EXIF orientation is applied.
+        Integers `[H, W]`, in their stored dtype.
 
     Raises:
-        InputError: Where it does not decode, or holds colours or fractions instead of ids.
+        InputError: The file does not decode, or holds colours or fractions instead of ids.
     """
     name = name or _name(file)
-    with _opened(file, name) as mask:
+    with _open(file, name) as mask:
         if mask.mode in ("RGB", "RGBA") and mask.format == "WEBP":
-            mask = _grey_of(mask) or mask  # WebP knows no grey: a grey picture has equal channels
+            mask = (
+                _grey_channel(mask) or mask
+            )  # WebP has no grey mode: grey images have equal channels
         if mask.mode not in ("L", "P", "1", "F") and not mask.mode.startswith("I"):
             raise InputError(_colour_message(mask, name))
         values = np.array(mask)
@@ -82,16 +84,16 @@ def decode_mask(file: str | Path | bytes, name: str = "") -> np.ndarray:
     if values.dtype == bool:
         return values.astype(np.uint8)
     if np.issubdtype(values.dtype, np.floating):
-        whole = np.isfinite(values).all() and np.array_equal(values, np.round(values))
-        if not whole or np.abs(values).max() >= 2**31:
+        is_integer = np.isfinite(values).all() and np.array_equal(values, np.round(values))
+        if not is_integer or np.abs(values).max() >= 2**31:
             raise InputError(f"the mask {name} holds fractions; store class ids as integers")
         return values.astype(np.int32)
     return values
 
 
 @contextlib.contextmanager
-def _opened(file: str | Path | bytes, name: str) -> Iterator[Image.Image]:
-    """The loaded, upright image; whatever PIL raises becomes an InputError that names the file."""
+def _open(file: str | Path | bytes, name: str) -> Iterator[Image.Image]:
+    """Opens, loads and orients an image; errors of PIL become InputErrors that name the file."""
     try:
         size = len(file) if isinstance(file, bytes) else os.stat(file).st_size
         if size == 0:
@@ -117,19 +119,21 @@ def _opened(file: str | Path | bytes, name: str) -> Iterator[Image.Image]:
             raw = image.tile[0][3] if image.tile else ""
             image.info["rawmode"] = (raw if isinstance(raw, str) else raw[0])[:3] if raw else ""
             image.load()
-        except Exception as error:  # OSError, SyntaxError, struct.error, ... as the format has it
+        except (
+            Exception
+        ) as error:  # OSError, SyntaxError, struct.error, ... depending on the format
             raise InputError(
                 f"{name} does not decode: {error or type(error).__name__} ({size} bytes);"
                 " replace or remove it"
             ) from None
-        # A broken EXIF block says nothing of the orientation; the pixels are good.
+        # A broken EXIF block has no orientation; the pixels are valid.
         with contextlib.suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
         yield image
 
 
-def _grey_of(mask: Image.Image) -> Image.Image | None:
-    """One channel of an opaque picture whose channels are equal, else None."""
+def _grey_channel(mask: Image.Image) -> Image.Image | None:
+    """Returns one channel of an opaque image whose channels are equal, or None."""
     red, green, blue, *alpha = (np.asarray(band) for band in mask.split())
     opaque = not alpha or (alpha[0] == 255).all()
     equal = np.array_equal(red, green) and np.array_equal(red, blue)
@@ -139,7 +143,9 @@ def _grey_of(mask: Image.Image) -> Image.Image | None:
 def _colour_message(mask: Image.Image, name: str) -> str:
     pixels = np.asarray(mask.convert("RGB")).reshape(-1, 3)
     codes, number = np.unique(pixels @ np.array([1 << 16, 1 << 8, 1]), return_counts=True)
-    colours = codes[:, None] >> np.array([16, 8, 0]) & 255  # one number each: far faster than rows
+    colours = (
+        codes[:, None] >> np.array([16, 8, 0]) & 255
+    )  # sorting integers is far faster than sorting rows
     order = np.argsort(-number, kind="stable")[:8]
     shown = ", ".join(f"{tuple(int(c) for c in colours[i])}: {number[i]}" for i in order)
     more = f", ... {len(colours)} colours" if len(colours) > 8 else ""

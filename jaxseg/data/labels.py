@@ -1,4 +1,4 @@
-"""What labels mean: class names, colours, and the map from stored ids to trained ones."""
+"""Class ids: colours, counts, and the map from stored to trained ids."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ CAMVID_CLASSES = (
     *("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car"),
     *("pedestrian", "bicyclist"),
 )
-"""SegNet's 11 classes, in its order."""
+"""The 11 classes of SegNet's CamVid, in its order."""
 CAMVID_VOID = 11
-"""The id that its masks have where nothing is labelled."""
+"""The id of unlabelled pixels in SegNet's masks."""
 CAMVID_PALETTE = np.array(
     [
         *((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222)),
@@ -22,17 +22,17 @@ CAMVID_PALETTE = np.array(
     ],
     np.uint8,
 )
-"""Their colours in SegNet's figures."""
+"""The colours of the classes in SegNet's figures."""
 
 
 def palette(num_classes: int) -> np.ndarray:
-    """Distinct colours for class ids: those of PASCAL VOC, which spread the bits of the id.
+    """Returns distinct colours for class ids, those of PASCAL VOC.
 
     Args:
-        num_classes: K; 1 (a single sigmoid) counts as two labels.
+        num_classes: K; 1 (one sigmoid) has two labels.
 
     Returns:
-        uint8 `[max(K, 2), 3]`, RGB; the first one is black.
+        uint8 `[max(K, 2), 3]`, RGB; the first is black.
 
     >>> palette(3).tolist()
     [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
@@ -52,18 +52,18 @@ def palette(num_classes: int) -> np.ndarray:
 def ids_from_colors(
     mask: np.ndarray, colors: Mapping[tuple[int, int, int], int], *, other: int | None = None
 ) -> np.ndarray:
-    """Turns a colour mask into one of class ids.
+    """Converts a colour mask to class ids.
 
     Args:
         mask: uint8 `[H, W, 3]`.
         colors: The id of each (red, green, blue).
-        other: The id of all other colours; where left out they are an error.
+        other: The id of all other colours; by default they are an error.
 
     Returns:
-        `[H, W]`, uint8 where all ids fit and int32 elsewhere.
+        `[H, W]`, uint8 if all ids fit and int32 otherwise.
 
     Raises:
-        InputError: For a colour that has no id.
+        InputError: A colour has no id.
 
     >>> mask = np.array([[[0, 0, 0], [128, 0, 0]]], np.uint8)
     >>> ids_from_colors(mask, {(0, 0, 0): 0, (128, 0, 0): 1}).tolist()
@@ -82,7 +82,7 @@ def ids_from_colors(
 
 
 def counts(labels: np.ndarray) -> dict[int, int]:
-    """How many pixels each id has, in the order of the ids.
+    """Counts the pixels of each id, in the order of the ids.
 
     >>> counts(np.array([[0, 0], [7, 0]]))
     {0: 3, 7: 1}
@@ -94,18 +94,8 @@ def counts(labels: np.ndarray) -> dict[int, int]:
     return {int(i): int(n) for i, n in zip(ids, number, strict=True)}
 
 
-def fit(labels: np.ndarray, ignore_index: int) -> np.ndarray:
-    """The labels in a dtype that holds `ignore_index` too: their own, or else int32.
-
-    >>> fit(np.zeros(2, np.uint8), 255).dtype, fit(np.zeros(2, np.uint8), -1).dtype
-    (dtype('uint8'), dtype('int32'))
-    """
-    limits = np.iinfo(labels.dtype)
-    return labels if limits.min <= ignore_index <= limits.max else labels.astype(np.int32)
-
-
 def describe(found: Mapping[int, int], limit: int = 16) -> str:
-    """The counts of labels as a short text for messages.
+    """Returns the counts of labels as a short text for messages.
 
     >>> describe({0: 30, 255: 2})
     'labels found (id: pixels): 0: 30, 255: 2'
@@ -117,19 +107,18 @@ def describe(found: Mapping[int, int], limit: int = 16) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class LabelMap:
-    """The map from the ids stored in masks to the ids a network is trained on.
+    """A map from the ids stored in masks to the ids that a network is trained on.
 
-    Without `ids` every id stands for itself. Stored `ignore_index` stays ignored unless `ids`
-    names it.
+    Without `ids` every id is mapped to itself. A stored `ignore_index` remains ignored unless `ids` names it.
 
     Attributes:
-        ids: Stored id -> trained id, or None to ignore it; several may share one, which merges
-            classes. A stored id that is not named is an error.
-        ignored: Stored ids that are ignored, as if `ids` named them with None.
-        reduce_zero_label: Whether 0 is ignored and every other id becomes one less, as in ADE20K.
+        ids: Stored id -> trained id, or None to ignore it; equal trained ids merge classes. A stored id that is not named is
+            an error.
+        ignored: Stored ids that are ignored, as if `ids` mapped them to None.
+        reduce_zero_label: Whether 0 is ignored and every other id is decreased by one, as in ADE20K.
 
     Raises:
-        InputError: For both `ids` and `reduce_zero_label`, and for ids that are not whole numbers.
+        InputError: Both `ids` and `reduce_zero_label` are given, or an id is not an integer.
 
     >>> merge = LabelMap({0: 0, 1: 0, 2: 1, 7: None})
     >>> merge(np.array([[0, 1, 2, 7, 255]], np.uint8), ignore_index=255).tolist()
@@ -152,7 +141,7 @@ class LabelMap:
                 ids = {int(k): None if v is None else int(v) for k, v in self.ids.items()}
         except (AttributeError, TypeError, ValueError):
             raise InputError(
-                "a label map is {stored id: trained id or None} in whole numbers, got"
+                "a label map is {stored id: trained id or None} with integers, got"
                 f" {self.ids!r} with ignored={self.ignored!r}"
             ) from None
         if ids is not None and not ids:
@@ -167,23 +156,23 @@ class LabelMap:
 
         Args:
             labels: Integers of any shape.
-            ignore_index: What ignored pixels are labelled.
-            name: Where the labels are from, for the message.
+            ignore_index: The label of ignored pixels.
+            name: The file or record of the labels, for messages.
 
         Returns:
             int32, of the same shape.
 
         Raises:
-            InputError: For a stored id that the map does not name.
+            InputError: The map does not name a stored id.
         """
         if labels.size == 0:
             return labels.astype(np.int32)
         if labels.min() >= 0 and labels.max() < 2**16:
-            stored, place = np.arange(int(labels.max()) + 1), labels
+            stored, index = np.arange(int(labels.max()) + 1), labels
         else:  # too sparse for a table of all ids
-            stored, place = np.unique(labels, return_inverse=True)
+            stored, index = np.unique(labels, return_inverse=True)
         trained, known = self._table(stored, ignore_index)
-        unknown = ~known[place]
+        unknown = ~known[index]
         if unknown.any():
             value = int(labels[unknown.reshape(labels.shape)].min())
             raise InputError(
@@ -191,10 +180,10 @@ class LabelMap:
                 f" {', '.join(map(str, sorted(self.ids or ())))}; {describe(counts(labels))}."
                 f" Add {{{value}: class}} to it, or {{{value}: {ignore_index}}} to ignore it"
             )
-        return trained[place].reshape(labels.shape)
+        return trained[index].reshape(labels.shape)
 
     def _table(self, stored: np.ndarray, ignore_index: int) -> tuple[np.ndarray, np.ndarray]:
-        """For each of the sorted stored ids the trained one, and whether the map knows it."""
+        """Returns the trained id of each of the sorted stored ids, and whether the map names it."""
         trained = stored.astype(np.int32)
         if self.reduce_zero_label:
             trained = np.where(stored == 0, ignore_index, trained - 1).astype(np.int32)
@@ -202,7 +191,7 @@ class LabelMap:
         named = dict.fromkeys((ignore_index, *self.ignored)) | dict(self.ids or {})
         keys = np.array(list(named), np.int64)
         values = np.array([ignore_index if v is None else v for v in named.values()], np.int32)
-        place = np.searchsorted(stored, keys).clip(max=len(stored) - 1)
-        here = stored[place] == keys
-        trained[place[here]], known[place[here]] = values[here], True
+        index = np.searchsorted(stored, keys).clip(max=len(stored) - 1)
+        found = stored[index] == keys
+        trained[index[found]], known[index[found]] = values[found], True
         return trained, known

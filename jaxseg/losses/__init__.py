@@ -2,7 +2,6 @@
 
 from jaxseg.losses.boundary import boundary_loss, hausdorff_loss
 from jaxseg.losses.cldice import soft_cldice_loss, soft_skeleton
-from jaxseg.losses.combine import LossFn, make_loss_fn, names
 from jaxseg.losses.focal import focal_loss, poly_loss, sigmoid_focal_loss, softmax_focal_loss
 from jaxseg.losses.generalized_dice import generalized_dice_loss
 from jaxseg.losses.lovasz import lovasz_hinge_loss, lovasz_softmax_loss
@@ -17,9 +16,10 @@ from jaxseg.losses.region import (
     log_cosh_dice_loss,
     tversky_loss,
 )
+from jaxseg.losses.registry import names
+from jaxseg.losses.weighted_sum import make_loss_fn
 
 __all__ = [
-    "LossFn",
     "boundary_loss",
     "cross_entropy",
     "dice_loss",

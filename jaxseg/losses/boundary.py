@@ -1,7 +1,7 @@
 """Losses that weigh every pixel by its distance from a boundary: Kervadec's boundary loss and the Hausdorff loss.
 
 Distances are exact, in pixels, of each image and class by itself, computed on the device in every step. What is ignored
-is neither inside nor outside: distances are to the nearest counted pixel on the other side.
+is neither inside nor outside: distances are to the nearest valid pixel on the other side.
 """
 
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jax import lax
 from jaxseg.distance import distance_transform
 from jaxseg.losses.reduce import mean_over_pixels
 from jaxseg.losses.region import check_not_negative, region_weights
-from jaxseg.losses.targets import ClassWeights, Shares, read_shares
+from jaxseg.losses.targets import ClassWeights, SoftMasks, read_soft_masks
 from jaxseg.typing import Array
 
 
@@ -52,11 +52,11 @@ def boundary_loss(
         Kervadec, Bouchtiba, Desrosiers, Granger, Dolz and Ben Ayed, Boundary loss for highly unbalanced segmentation, 2019,
         https://arxiv.org/abs/1812.07032. The authors add it to a region loss, with a weight that grows from 0.01.
     """
-    shares = read_shares(logits, labels, ignore_index)
-    inside = shares.truth > 0.5
-    near, far = _distances(inside, shares.counted)
+    masks = read_soft_masks(logits, labels, ignore_index)
+    inside = masks.truth > 0.5
+    near, far = _distances(inside, masks.valid)
     signed = jnp.where(far > 0, 1 - far, near)
-    return _mean(shares.probabilities * signed, shares, class_weights, per_image)
+    return _mean(masks.probabilities * signed, masks, class_weights, per_image)
 
 
 def hausdorff_loss(
@@ -100,29 +100,35 @@ def hausdorff_loss(
         Networks, 2019, https://arxiv.org/abs/1904.10030; MONAI's `HausdorffDTLoss`.
     """
     check_not_negative(alpha=alpha)
-    shares = read_shares(logits, labels, ignore_index)
+    masks = read_soft_masks(logits, labels, ignore_index)
     distance = sum(
-        sum(_distances(x > 0.5, shares.counted)) ** alpha
-        for x in (lax.stop_gradient(shares.probabilities), shares.truth)
+        sum(_distances(x > 0.5, masks.valid)) ** alpha
+        for x in (lax.stop_gradient(masks.probabilities), masks.truth)
     )
-    terms = (shares.probabilities - shares.truth) ** 2 * distance
-    return _mean(terms, shares, class_weights, per_image)
+    terms = (masks.probabilities - masks.truth) ** 2 * distance
+    return _mean(terms, masks, class_weights, per_image)
 
 
-def _distances(inside: Array, counted: Array) -> tuple[Array, Array]:
+def _distances(inside: Array, valid: Array) -> tuple[Array, Array]:
     """`[N, H, W, K]` each: to the nearest pixel inside, and outside; 0 all over an image that lacks one of them."""
-    inside, counted = (jnp.moveaxis(x, -1, 1) for x in (inside, counted))
-    near = distance_transform(inside & counted)
-    far = distance_transform(~inside & counted)
+    inside, valid = (jnp.moveaxis(x, -1, 1) for x in (inside, valid))
+    near = distance_transform(inside & valid)
+    far = distance_transform(~inside & valid)
     both = jnp.isfinite(near) & jnp.isfinite(far)
     near, far = (jnp.moveaxis(jnp.where(both, x, 0), 1, -1) for x in (near, far))
     return near, far
 
 
 def _mean(
-    terms: Array, shares: Shares, class_weights: ClassWeights | None, per_image: bool
+    terms: Array, masks: SoftMasks, class_weights: ClassWeights | None, per_image: bool
 ) -> Array:
-    """Over what is counted, by class weights."""
-    weights = jnp.where(shares.counted, region_weights(class_weights, shares)[None, None, None], 0)
+    """Over what is valid, by class weights."""
+    weights = jnp.where(masks.valid, region_weights(class_weights, masks)[None, None, None], 0)
     terms = jnp.where(weights == 0, 0, terms * weights)
     return mean_over_pixels(terms, weights, per_image=per_image)
+
+
+LOSSES = {
+    "boundary": boundary_loss,
+    "hausdorff": hausdorff_loss,
+}

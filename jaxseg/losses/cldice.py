@@ -8,7 +8,7 @@ from jaxseg import collective
 from jaxseg.errors import InputError
 from jaxseg.losses.reduce import sums, sums_per_image, weighted_mean
 from jaxseg.losses.region import check_not_negative, region_weights
-from jaxseg.losses.targets import ClassWeights, read_shares
+from jaxseg.losses.targets import ClassWeights, read_soft_masks
 from jaxseg.typing import Array
 
 
@@ -60,8 +60,8 @@ def soft_cldice_loss(
         raise InputError(
             f"iterations is {iterations} and smooth {smooth}: none negative, smooth not 0, since a skeleton may be empty"
         )
-    shares = read_shares(logits, labels, ignore_index)
-    p, y = shares.probabilities, shares.truth
+    masks = read_soft_masks(logits, labels, ignore_index)
+    p, y = masks.probabilities, masks.truth
     thin_p, thin_y = soft_skeleton(p, iterations), soft_skeleton(y, iterations)
     parts = (thin_p * y, thin_p, thin_y * p, thin_y, y)
     totals = sums_per_image(parts) if per_image else collective.psum(sums(parts))
@@ -69,12 +69,12 @@ def soft_cldice_loss(
     precision = (precise + smooth) / (found_skeleton + smooth)
     sensitivity = (sensitive + smooth) / (true_skeleton + smooth)
     loss = 1 - 2 * precision * sensitivity / (precision + sensitivity)
-    weights = jnp.broadcast_to(region_weights(class_weights, shares), loss.shape)
+    weights = jnp.broadcast_to(region_weights(class_weights, masks), loss.shape)
     return weighted_mean(loss, jnp.where(true != 0, weights, 0))
 
 
 def soft_skeleton(x: Array, iterations: int) -> Array:
-    r"""What openings with ever more eroded forms take away: a differentiable centreline.
+    r"""A differentiable centreline: the pixels that openings of ever more eroded forms remove.
 
     With $e_j(x)$ eroded j times and $o$ an opening, $S_j = S_{j-1} + (1 - S_{j-1}) (e_j(x) - o(e_j(x)))^+$.
 
@@ -113,3 +113,8 @@ def _dilate(x: Array) -> Array:
 
 def _largest(x: Array, window: tuple[int, int]) -> Array:
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, 1, 1, 1), "SAME")
+
+
+LOSSES = {
+    "soft_cldice": soft_cldice_loss,
+}

@@ -1,21 +1,12 @@
-"""Cross-entropies that turn to the pixels that are still wrong: focal and poly losses."""
+"""Cross-entropies that emphasize pixels whose label is not probable yet: focal and poly losses."""
 
-from collections.abc import Callable
-
-import jax
 import jax.numpy as jnp
 
 from jaxseg.errors import InputError
-from jaxseg.losses.columns import mean_of
 from jaxseg.losses.nll import power
-from jaxseg.losses.pixelwise import Entries, entries
-from jaxseg.losses.targets import (
-    ClassWeights,
-    Targets,
-    checked_class_weights,
-    read,
-    read_one_against_rest,
-)
+from jaxseg.losses.pixelwise import PixelTerms, pixel_terms
+from jaxseg.losses.reduce import mean_over_pixels
+from jaxseg.losses.targets import ClassWeights, read_one_vs_rest, read_targets
 from jaxseg.typing import Array
 
 
@@ -27,34 +18,34 @@ def softmax_focal_loss(
     class_weights: ClassWeights | None = None,
     gamma: float = 2.0,
 ) -> Array:
-    r"""The focal loss of a softmax, of each pixel: a cross-entropy that fades where the label is probable already.
+    r"""The focal loss of a softmax at each pixel: a cross-entropy that fades where the label is already probable.
 
     $$ l = w_y (1 - p_y)^\gamma (-\log p_y) $$
 
     Args:
         logits: `[N, H, W, K]`, any floating type, K >= 2.
         labels: `[N, H, W]`, any integer type: `0..K-1` or `ignore_index`.
-        ignore_index: The label of pixels that count for nothing; any integer, negative ones too.
-        class_weights: `[K]`, not negative; ones by default. They stand for the paper's $\alpha$.
-        gamma: $\gamma$, not negative; 0 makes it the cross-entropy.
+        ignore_index: The label of ignored pixels; any integer, also negative.
+        class_weights: `[K]`, not negative; ones by default. They take the place of the paper's $\alpha$.
+        gamma: $\gamma$, not negative; 0 gives the cross-entropy.
 
     Returns:
-        `[N, H, W]`, float32 or wider; 0 at ignored pixels. Absent classes have no term of their own.
+        `[N, H, W]`, float32 or wider; 0 at ignored pixels. Absent classes have no term.
 
     Raises:
-        InputError: Shapes do not fit, K is 1, or `gamma` is negative.
+        InputError: If shapes do not match, K is 1, or `gamma` is negative.
 
     >>> softmax_focal_loss(jnp.zeros((1, 1, 2, 2)), jnp.array([[[1, 255]]])).round(2)
     Array([[[0.17, 0.  ]]], dtype=float32)
 
     References:
         Lin, Goyal, Girshick, He and Dollar, Focal Loss for Dense Object Detection, 2017, https://arxiv.org/abs/1708.02002
-        (there of sigmoids).
+        (there for sigmoids).
     """
-    targets = read(logits, labels, ignore_index)
+    targets = read_targets(logits, labels, ignore_index)
     if targets.sigmoid:
-        raise InputError("a softmax needs 2 classes or more; otherwise take sigmoid_focal_loss")
-    return _recomputed(_focal, targets, class_weights, gamma, None)
+        raise InputError("a softmax needs 2 classes or more; otherwise use sigmoid_focal_loss")
+    return _focal(pixel_terms(targets, class_weights), gamma, None)
 
 
 def sigmoid_focal_loss(
@@ -66,7 +57,7 @@ def sigmoid_focal_loss(
     gamma: float = 2.0,
     alpha: float | None = 0.25,
 ) -> Array:
-    r"""The focal loss of sigmoids, of each pixel and class.
+    r"""The focal loss of sigmoids at each pixel, for each class.
 
     With $p_t$ the probability of the label, and $\alpha_t = \alpha$ for label 1 and $1 - \alpha$ for label 0,
 
@@ -74,19 +65,20 @@ def sigmoid_focal_loss(
 
     Args:
         logits: `[N, H, W, K]`, any floating type.
-        labels: For K = 1 `[N, H, W]`: 0, 1 or `ignore_index`. For more, multilabel `[N, H, W, K]` of the same, or class ids
-            `[N, H, W]`: then each class stands against the rest, as RetinaNet and segmentation_models.pytorch have it.
-        ignore_index: The label of what counts for nothing; any integer, negative ones too.
-        class_weights: `[2]`, of label 0 and of label 1, for K = 1; `[K]` for more. Not negative, ones by default.
-        gamma: $\gamma$, not negative; 0 makes it the cross-entropy.
-        alpha: $\alpha$ in `[0, 1]`; None for no such factor.
+        labels: For K = 1, `[N, H, W]` of 0, 1 or `ignore_index`. For K > 1, multilabel `[N, H, W, K]` of the same values, or
+            class ids `[N, H, W]`, which are read as one class against the rest, as in RetinaNet and
+            segmentation_models.pytorch.
+        ignore_index: The label of ignored pixels and entries; any integer, also negative.
+        class_weights: For K = 1, `[2]`, the weights of label 0 and label 1; otherwise `[K]`. Not negative, ones by default.
+        gamma: $\gamma$, not negative; 0 gives the cross-entropy.
+        alpha: $\alpha$ in `[0, 1]`; None leaves out this factor.
 
     Returns:
-        The labels' shape for K = 1, `[N, H, W, K]` for more; float32 or wider; 0 where ignored. A class that is absent is
-        one whose labels are all 0, and counts. Equal to torchvision's `sigmoid_focal_loss(reduction="none")`.
+        The shape of the labels for K = 1, `[N, H, W, K]` for K > 1; float32 or wider; 0 where ignored. The labels of an absent
+        class are all 0 and contribute as such. Equal to torchvision's `sigmoid_focal_loss(reduction="none")`.
 
     Raises:
-        InputError: Shapes do not fit, `gamma` is negative, or `alpha` outside `[0, 1]`.
+        InputError: If shapes do not match, `gamma` is negative, or `alpha` is outside `[0, 1]`.
 
     >>> sigmoid_focal_loss(jnp.zeros((1, 1, 2, 1)), jnp.array([[[1, 255]]])).round(3)
     Array([[[0.043, 0.   ]]], dtype=float32)
@@ -94,8 +86,8 @@ def sigmoid_focal_loss(
     References:
         Lin, Goyal, Girshick, He and Dollar, Focal Loss for Dense Object Detection, 2017, https://arxiv.org/abs/1708.02002
     """
-    targets = read_one_against_rest(logits, labels, ignore_index)
-    loss = _recomputed(_focal, targets, class_weights, gamma, alpha)
+    targets = read_one_vs_rest(logits, labels, ignore_index)
+    loss = _focal(pixel_terms(targets, class_weights), gamma, alpha)
     return loss.reshape(jnp.shape(labels)) if loss.shape[-1] == 1 else loss
 
 
@@ -109,36 +101,39 @@ def focal_loss(
     alpha: float | None = None,
     per_image: bool = False,
 ) -> Array:
-    r"""The mean focal loss of what is counted, over the global batch: of a softmax, or of sigmoids.
+    r"""The mean focal loss over the global batch: of a softmax, or of sigmoids.
 
-    $\sum_i l_i / \sum_i w_i$, as `cross_entropy`.
+    $$ L = \sum_i l_i \Big/ \sum_i w_i $$
+
+    with $l_i$ of `softmax_focal_loss` or `sigmoid_focal_loss`, over the pixels or entries that are not ignored.
 
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, or multilabel targets `[N, H, W, K]`.
-        ignore_index: The label of what counts for nothing; any integer, negative ones too.
+        ignore_index: The label of ignored pixels and entries; any integer, also negative.
         class_weights: `[max(K, 2)]`, not negative; ones by default.
         gamma: $\gamma$, not negative.
-        alpha: Of sigmoids only: the weight of label 1, and one minus that of label 0; None for no such factor.
-        per_image: Whether each image has a mean of its own, and those are averaged.
+        alpha: For sigmoids only: the factor of label 1, and one minus that of label 0; None leaves out this factor.
+        per_image: Whether to average the means of the images instead of pooling their pixels.
 
     Returns:
-        A scalar, float32 or wider; 0 with a zero gradient when every pixel is ignored. Pixels are averaged, not classes, so
-        that absent ones have no term of their own.
+        A scalar, float32 or wider; 0 with a zero gradient if every pixel is ignored. The mean is over pixels, not over classes:
+        absent classes have no term.
 
     Raises:
-        InputError: Shapes do not fit, `gamma` is negative, `alpha` outside `[0, 1]` or given for a softmax.
+        InputError: If shapes do not match, `gamma` is negative, `alpha` is outside `[0, 1]`, or passed for a softmax.
 
     >>> round(float(focal_loss(jnp.zeros((1, 1, 2, 2)), jnp.array([[[1, 255]]]))), 3)
     0.173
 
     References:
-        Lin et al., 2017, https://arxiv.org/abs/1708.02002, divide by the number of boxes; over pixels every one counts.
+        Lin et al., 2017, https://arxiv.org/abs/1708.02002, who divide by the number of boxes instead of pixels.
     """
-    if alpha is not None and not read(logits, labels, ignore_index).sigmoid:
-        raise InputError("alpha is of sigmoids; for a softmax take class_weights")
-    options = _focal, ignore_index, gamma, alpha
-    return _mean(options, logits, labels, class_weights, per_image)
+    targets = read_targets(logits, labels, ignore_index)
+    if alpha is not None and not targets.sigmoid:
+        raise InputError("alpha applies to sigmoids; for a softmax use class_weights")
+    terms = pixel_terms(targets, class_weights)
+    return mean_over_pixels(_focal(terms, gamma, alpha), terms.weights, per_image=per_image)
 
 
 def poly_loss(
@@ -150,24 +145,24 @@ def poly_loss(
     epsilon: float = 1.0,
     per_image: bool = False,
 ) -> Array:
-    r"""The mean Poly-1 loss: the first term of the cross-entropy's series in $1 - p_t$ counts $1 + \epsilon$ times.
+    r"""The mean Poly-1 loss: a cross-entropy with $\epsilon$ more of the first term of its series in $1 - p_y$.
 
-    $$ l = w_y (-\log p_y + \epsilon (1 - p_y)) $$
+    $$ L = \sum_i l_i \Big/ \sum_i w_i, \qquad l = w_y (-\log p_y + \epsilon (1 - p_y)) $$
 
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, or multilabel targets `[N, H, W, K]`.
-        ignore_index: The label of what counts for nothing; any integer, negative ones too.
+        ignore_index: The label of ignored pixels and entries; any integer, also negative.
         class_weights: `[max(K, 2)]`, not negative; ones by default.
-        epsilon: $\epsilon$, -1 or more; 0 makes it the cross-entropy.
-        per_image: Whether each image has a mean of its own, and those are averaged.
+        epsilon: $\epsilon$, at least -1; 0 gives the cross-entropy.
+        per_image: Whether to average the means of the images instead of pooling their pixels.
 
     Returns:
-        A scalar, float32 or wider, $\sum_i l_i / \sum_i w_i$ over the global batch; 0 with a zero gradient when every pixel is
-        ignored. Pixels are averaged, not classes, so that absent ones have no term of their own.
+        A scalar, float32 or wider; 0 with a zero gradient if every pixel is ignored. The mean is over pixels, not over classes:
+        absent classes have no term.
 
     Raises:
-        InputError: Shapes do not fit, or `epsilon` is below -1.
+        InputError: If shapes do not match, or `epsilon` is below -1.
 
     >>> round(float(poly_loss(jnp.zeros((1, 1, 2, 2)), jnp.array([[[1, 255]]]))), 3)
     1.193
@@ -178,63 +173,28 @@ def poly_loss(
     """
     if not -1 <= epsilon < float("inf"):
         raise InputError(f"epsilon is {epsilon}: below -1 the loss would reward mistakes")
-    return _mean((_poly, ignore_index, epsilon), logits, labels, class_weights, per_image)
+    terms = pixel_terms(read_targets(logits, labels, ignore_index), class_weights)
+    loss = terms.weights * (terms.nll + epsilon * _improbability(terms.nll))
+    return mean_over_pixels(loss, terms.weights, per_image=per_image)
 
 
-def _mean(
-    options: tuple,
-    logits: Array,
-    labels: Array,
-    class_weights: ClassWeights | None,
-    per_image: bool,
-) -> Array:
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    read(logits, labels, options[1])  # raises with the shapes as they were given
-    weights = checked_class_weights(class_weights, logits)
-    return mean_of(_terms, options, logits, labels, weights, per_image=per_image)
-
-
-def _terms(
-    logits: Array,
-    labels: Array,
-    class_weights: Array | None,
-    formula: Callable[..., Array],
-    ignore_index: int,
-    *options: float | None,
-) -> tuple[Array, Array]:
-    """The loss and the weight of each entry."""
-    entry = entries(read(logits, labels, ignore_index), class_weights)
-    return formula(entry, *options), entry.weights
-
-
-def _recomputed(
-    formula: Callable[..., Array],
-    targets: Targets,
-    class_weights: ClassWeights | None,
-    *options: float | None,
-) -> Array:
-    """A formula of each entry whose derivative starts from the logits again and keeps nothing in memory."""
-
-    @jax.checkpoint
-    def loss(logits: Array) -> Array:
-        return formula(entries(targets._replace(logits=logits), class_weights), *options)
-
-    return loss(targets.logits)
-
-
-def _focal(entry: Entries, gamma: float, alpha: float | None) -> Array:
+def _focal(terms: PixelTerms, gamma: float, alpha: float | None) -> Array:
     if not 0 <= gamma < float("inf"):
         raise InputError(f"gamma is {gamma}, it must be finite and not negative")
     if alpha is not None and not 0 <= alpha <= 1:
-        raise InputError(f"alpha is {alpha}, it is a share in [0, 1] or None")
-    loss = entry.weights * power(_improbability(entry.nll), gamma) * entry.nll
-    return loss if alpha is None else loss * jnp.where(entry.positive, alpha, 1 - alpha)
-
-
-def _poly(entry: Entries, epsilon: float) -> Array:
-    return entry.weights * (entry.nll + epsilon * _improbability(entry.nll))
+        raise InputError(f"alpha is {alpha}, it must be in [0, 1] or None")
+    loss = power(_improbability(terms.nll), gamma) * terms.nll
+    if alpha is not None:
+        loss = jnp.where(terms.positive, alpha, 1 - alpha) * loss
+    return terms.weights * loss
 
 
 def _improbability(nll: Array) -> Array:
-    """$1 - p$ without cancellation where p is nearly 1."""
+    """Returns $1 - p$ without cancellation where p is close to 1."""
     return -jnp.expm1(-nll)
+
+
+LOSSES = {
+    "focal": focal_loss,
+    "poly": poly_loss,
+}

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from jaxseg.losses.reduce import weighted_mean
 from jaxseg.losses.region import check_not_negative, overlaps, region_weights
-from jaxseg.losses.targets import ClassWeights, read_shares
+from jaxseg.losses.targets import ClassWeights, read_soft_masks
 from jaxseg.typing import Array
 
 
@@ -48,15 +48,20 @@ def generalized_dice_loss(
         unscaled sums.
     """
     check_not_negative(smooth=smooth)
-    shares = read_shares(logits, labels, ignore_index)
-    overlap, predicted, true = overlaps(shares, per_image)
+    masks = read_soft_masks(logits, labels, ignore_index)
+    overlap, predicted, true = overlaps(masks, per_image)
     present = true != 0
     # In units of the smallest class: 1 / T**2 itself is 1e-13 at four million pixels.
     smallest = jnp.where(present, true, jnp.inf).min(-1, keepdims=True)
     weights = jnp.where(present, (smallest / jnp.where(present, true, 1)) ** 2, 1)
-    weights *= jnp.broadcast_to(region_weights(class_weights, shares), weights.shape)
+    weights *= jnp.broadcast_to(region_weights(class_weights, masks), weights.shape)
     numerator = 2 * (weights * overlap).sum(-1) + smooth
     denominator = (weights * (predicted + true)).sum(-1) + smooth
     there = present.any(-1) & (denominator != 0)
     loss = 1 - jnp.where(there, numerator, 0) / jnp.where(there, denominator, 1)
     return weighted_mean(loss, there)
+
+
+LOSSES = {
+    "generalized_dice": generalized_dice_loss,
+}

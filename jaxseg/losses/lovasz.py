@@ -20,7 +20,7 @@ from jax import lax
 
 from jaxseg.losses.reduce import weighted_mean
 from jaxseg.losses.region import region_weights
-from jaxseg.losses.targets import ClassWeights, Shares, read_shares
+from jaxseg.losses.targets import ClassWeights, SoftMasks, read_soft_masks
 from jaxseg.typing import Array
 
 
@@ -62,9 +62,9 @@ def lovasz_softmax_loss(
         intersection-over-union measure in neural networks, 2018, https://arxiv.org/abs/1705.08790. Their code counts an
         image that is ignored as a whole as one without loss.
     """
-    shares = read_shares(logits, labels, ignore_index)
-    errors = jnp.abs(shares.truth - shares.probabilities)
-    return _mean(errors, shares, class_weights, per_image, present_only)
+    masks = read_soft_masks(logits, labels, ignore_index)
+    errors = jnp.abs(masks.truth - masks.probabilities)
+    return _mean(errors, masks, class_weights, per_image, present_only)
 
 
 def lovasz_hinge_loss(
@@ -102,41 +102,41 @@ def lovasz_hinge_loss(
         https://arxiv.org/abs/1512.07797; Berman et al. (see `lovasz_softmax_loss`). segmentation_models.pytorch sorts the
         errors of all multilabel classes together.
     """
-    shares = read_shares(logits, labels, ignore_index)
-    errors = jax.nn.relu(1 - shares.logits * (2 * shares.truth - 1))
-    return _mean(errors, shares, class_weights, per_image, present_only)
+    masks = read_soft_masks(logits, labels, ignore_index)
+    errors = jax.nn.relu(1 - masks.logits * (2 * masks.truth - 1))
+    return _mean(errors, masks, class_weights, per_image, present_only)
 
 
 def _mean(
     errors: Array,
-    shares: Shares,
+    masks: SoftMasks,
     class_weights: ClassWeights | None,
     per_image: bool,
     present_only: bool,
 ) -> Array:
     """The mean over groups (images, or the one batch) of the weighted mean over classes."""
     groups, num_classes = errors.shape[0] if per_image else 1, errors.shape[-1]
-    errors, truth, counted = (
+    errors, truth, valid = (
         x.reshape(groups, -1, num_classes).swapaxes(1, 2)
-        for x in (errors, shares.truth, shares.counted)
+        for x in (errors, masks.truth, masks.valid)
     )
-    losses = _extension(errors, truth, counted)
-    there = (truth != 0).any(-1) if present_only else counted.any(-1)
-    weights = jnp.where(there, region_weights(class_weights, shares)[None], 0)
+    losses = _extension(errors, truth, valid)
+    there = (truth != 0).any(-1) if present_only else valid.any(-1)
+    weights = jnp.where(there, region_weights(class_weights, masks)[None], 0)
     total = weights.sum(1)
     of_group = jnp.where(there, losses * weights, 0).sum(1) / jnp.where(total > 0, total, 1)
     return weighted_mean(of_group, total > 0)
 
 
-def _extension(errors: Array, truth: Array, counted: Array) -> Array:
+def _extension(errors: Array, truth: Array, valid: Array) -> Array:
     """`[G, K]`: the Lovasz extension along the last axis of `[G, K, P]` errors."""
-    errors = jnp.where(counted, errors, 0)
-    keys = jnp.where(counted, -errors, jnp.inf)  # what is ignored comes last
+    errors = jnp.where(valid, errors, 0)
+    keys = jnp.where(valid, -errors, jnp.inf)  # what is ignored comes last
     place = lax.broadcasted_iota(jnp.int32, errors.shape, 2)
     _, order = lax.sort((lax.stop_gradient(keys), place), dimension=2, num_keys=1)
     ordered = jnp.take_along_axis(errors, order, axis=2)
     fore, any_ground = (
-        jnp.take_along_axis(x, order, axis=2) for x in (truth, counted.astype(truth.dtype))
+        jnp.take_along_axis(x, order, axis=2) for x in (truth, valid.astype(truth.dtype))
     )
     back = any_ground - fore
     size = fore.sum(2, keepdims=True)
@@ -148,3 +148,9 @@ def _extension(errors: Array, truth: Array, counted: Array) -> Array:
     first = (place == 0).astype(growth.dtype)
     growth = jnp.where(size > 0, growth, first)
     return (ordered * lax.stop_gradient(growth)).sum(2)
+
+
+LOSSES = {
+    "lovasz_hinge": lovasz_hinge_loss,
+    "lovasz_softmax": lovasz_softmax_loss,
+}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxseg import collective
 from jaxseg.losses.reduce import sums, sums_per_image, weighted_mean
 from jaxseg.losses.region import check_not_negative, region_weights
-from jaxseg.losses.targets import ClassWeights, read_shares
+from jaxseg.losses.targets import ClassWeights, read_soft_masks
 from jaxseg.typing import Array
 
 
@@ -50,19 +50,24 @@ def mcc_loss(
         Lesion Segmentation, 2021, https://arxiv.org/abs/2010.13454 (one class; segmentation_models.pytorch as well).
     """
     check_not_negative(smooth=smooth)
-    shares = read_shares(logits, labels, ignore_index)
-    p, y, counted = shares.probabilities, shares.truth, shares.counted
+    masks = read_soft_masks(logits, labels, ignore_index)
+    p, y, valid = masks.probabilities, masks.truth, masks.valid
     parts = tuple(
-        jnp.where(counted, part, 0) for part in (p * y, (1 - p) * (1 - y), p * (1 - y), (1 - p) * y)
+        jnp.where(valid, part, 0) for part in (p * y, (1 - p) * (1 - y), p * (1 - y), (1 - p) * y)
     )
     tp, tn, fp, fn = sums_per_image(parts) if per_image else collective.psum(sums(parts))
     both = (tp + fn != 0) & (tn + fp != 0)
-    # Shares of all pixels: the product of four counts does not fit into float32.
+    # SoftMasks of all pixels: the product of four counts does not fit into float32.
     total = jnp.where(both, tp + tn + fp + fn, 1)
     tp, tn, fp, fn = (jnp.where(both, (x + smooth) / total, 1) for x in (tp, tn, fp, fn))
     predicted, true = (tp + fp) * (tn + fn), (tp + fn) * (tn + fp)
     defined = predicted * true != 0
     product = jnp.sqrt(jnp.where(defined, predicted, 1)) * jnp.sqrt(jnp.where(defined, true, 1))
     loss = 1 - jnp.where(defined, tp * tn - fp * fn, 0) / product
-    weights = jnp.broadcast_to(region_weights(class_weights, shares), loss.shape)
+    weights = jnp.broadcast_to(region_weights(class_weights, masks), loss.shape)
     return weighted_mean(loss, jnp.where(both, weights, 0))
+
+
+LOSSES = {
+    "mcc": mcc_loss,
+}

@@ -32,8 +32,8 @@ def sum_together(arrays: tuple[Array, ...], axis: int) -> tuple[Array, ...]:
     """
     lost = tuple(jnp.zeros_like(x) for x in arrays)
     zeros = tuple(jnp.zeros((), x.dtype) for x in arrays)
-    totals = lax.reduce((*arrays, *lost), (*zeros, *zeros), two_sum, (axis,))
-    return rounded(totals)
+    totals = lax.reduce((*arrays, *lost), (*zeros, *zeros), _two_sum, (axis,))
+    return _rounded(totals)
 
 
 @sum_together.defjvp
@@ -41,26 +41,22 @@ def _sum_together_jvp(axis, primals, tangents):
     return sum_together(*primals, axis), tuple(x.sum(axis) for x in tangents[0])
 
 
-def two_sum(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
-    """The sums of both, and after them all that has been lost.
-
-    >>> [float(x) for x in two_sum((jnp.float32(1), jnp.float32(0)), (jnp.float32(1e-9), jnp.float32(0)))]
-    [1.0, 9.999999717180685e-10]
-    """
-    number = len(a) // 2
-    totals, lost = [], []
-    for x, y, lost_x, lost_y in zip(a[:number], b[:number], a[number:], b[number:], strict=True):
+def _two_sum(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Adds totals and, behind them, their rounding errors."""
+    count = len(a) // 2
+    totals, errors = [], []
+    for x, y, error_x, error_y in zip(a[:count], b[:count], a[count:], b[count:], strict=True):
         total = x + y
-        part = total - x
+        y_added = total - x
         totals.append(total)
-        lost.append(lost_x + lost_y + ((x - (total - part)) + (y - part)))
-    return (*totals, *lost)
+        errors.append(error_x + error_y + ((x - (total - y_added)) + (y - y_added)))
+    return (*totals, *errors)
 
 
-def rounded(totals: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Sums from what `two_sum` has answered last."""
+def _rounded(totals: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Adds the rounding errors of `_two_sum` to their totals."""
     pairs = zip(totals[: len(totals) // 2], totals[len(totals) // 2 :], strict=True)
-    return tuple(jnp.where(jnp.isfinite(total), total + lost, total) for total, lost in pairs)
+    return tuple(jnp.where(jnp.isfinite(total), total + error, total) for total, error in pairs)
 
 
 def sums_per_image(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -140,7 +136,7 @@ def weighted_mean(loss: Array, weights: Array) -> Array:
     r"""$\sum_i w_i l_i / \sum_i w_i$ over the global batch; 0 where the weights sum to 0.
 
     Elements of weight zero, as of ignored pixels and absent classes, count for nothing, whatever their loss is: infinite and
-    not-a-number included.
+    NaN included.
 
     Args:
         loss: Any shape, floating.
@@ -154,7 +150,58 @@ def weighted_mean(loss: Array, weights: Array) -> Array:
     2.0
 
     References:
-        As of `ratio_of_sums`: https://doi.org/10.1137/030601818
+        The same as for `ratio_of_sums`: https://doi.org/10.1137/030601818
     """
     weights = weights.astype(loss.dtype)
     return ratio_of_sums(jnp.where(weights == 0, 0, loss) * weights, weights)
+
+
+def kth_largest(values: Array, k: Array, *, per_image: bool) -> Array:
+    """The k-th largest value of each image or of the global batch, without sorting.
+
+    Its bits are found from the highest to the lowest, by counting values: floats that are not negative are ordered as their
+    bits are. Unlike a sort, counts add up over devices.
+
+    Args:
+        values: `[N, H, W, ...]`, floating; negative values and NaN are left out.
+        k: `[N]` int32 if per image, `[1]` otherwise.
+        per_image: Whether each image has a k-th largest value of its own.
+
+    Returns:
+        `[N, 1, 1, ...]` or `[1, 1, 1, ...]`, of the rank of `values`; 0 where there are fewer than k values.
+
+    >>> kth_largest(jnp.array([[[3.0, -1.0, 5.0, 4.0]]]), jnp.array([2]), per_image=True).tolist()
+    [[[4.0]]]
+    """
+    integer = jnp.dtype(f"int{8 * values.dtype.itemsize}")
+
+    def to_float(bits: Array) -> Array:
+        return lax.bitcast_convert_type(bits, values.dtype).reshape(-1, *[1] * (values.ndim - 1))
+
+    def add_bit(step: Array, bits: Array) -> Array:
+        candidate = bits | (
+            jnp.ones((), integer) << (8 * integer.itemsize - 2 - step).astype(integer)
+        )
+        reached = count_at_least(values, to_float(candidate), per_image=per_image) >= k
+        return jnp.where(reached, candidate, bits)
+
+    zeros = jnp.zeros(k.shape, integer)
+    return to_float(lax.fori_loop(0, 8 * integer.itemsize - 1, add_bit, zeros))
+
+
+def count_at_least(values: Array, bound: Array, *, per_image: bool) -> Array:
+    """The number of values that are `bound` or more, in each image or in the global batch.
+
+    Args:
+        values: `[N, H, W, ...]`, floating.
+        bound: A scalar, or of the rank of `values` with a length of 1 for all axes but the first.
+        per_image: Whether each image has a count of its own.
+
+    Returns:
+        `[N]` int32 if per image, `[1]` otherwise.
+
+    >>> count_at_least(jnp.array([[[3.0, 5.0]], [[4.0, 2.0]]]), jnp.array(3.0), per_image=False).tolist()
+    [3]
+    """
+    counts = (values >= bound).sum(tuple(range(1, values.ndim)), dtype=jnp.int32)
+    return counts if per_image else collective.psum(counts.sum(keepdims=True, dtype=jnp.int32))

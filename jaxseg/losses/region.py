@@ -19,7 +19,7 @@ from jaxseg import collective
 from jaxseg.errors import InputError
 from jaxseg.losses.nll import power
 from jaxseg.losses.reduce import sums, sums_per_image, weighted_mean
-from jaxseg.losses.targets import ClassWeights, Shares, check_class_weights, read_shares
+from jaxseg.losses.targets import ClassWeights, SoftMasks, check_class_weights, read_soft_masks
 from jaxseg.typing import Array
 
 
@@ -206,7 +206,7 @@ def focal_tversky_loss(
     plain = _tversky(alpha, beta, smooth)
 
     def loss(overlap: Array, predicted: Array, true: Array) -> Array:
-        return power(plain(overlap, predicted, true), gamma)
+        return power(jnp.maximum(plain(overlap, predicted, true), 0), gamma)
 
     return mean_over_classes(loss, logits, labels, ignore_index, class_weights, per_image)
 
@@ -274,25 +274,25 @@ def mean_over_classes(
         class_weights: `[max(K, 2)]`.
         per_image: Whether sums run over each image by itself.
     """
-    shares = read_shares(logits, labels, ignore_index)
-    overlap, predicted, true = overlaps(shares, per_image)
+    masks = read_soft_masks(logits, labels, ignore_index)
+    overlap, predicted, true = overlaps(masks, per_image)
     present = true != 0
     terms = loss(*(jnp.where(present, x, 1) for x in (overlap, predicted, true)))
-    weights = region_weights(class_weights, shares)
+    weights = region_weights(class_weights, masks)
     # What is the same on every device already may be summed over them once more: it cancels in the ratio.
     return weighted_mean(terms, jnp.where(present, jnp.broadcast_to(weights, terms.shape), 0))
 
 
-def overlaps(shares: Shares, per_image: bool) -> tuple[Array, Array, Array]:
+def overlaps(masks: SoftMasks, per_image: bool) -> tuple[Array, Array, Array]:
     """$O_c$, $P_c$, $T_c$: `[N, K]` of each image, or `[K]` of the global batch."""
-    parts = (shares.probabilities * shares.truth, shares.probabilities, shares.truth)
+    parts = (masks.probabilities * masks.truth, masks.probabilities, masks.truth)
     overlap, predicted, true = sums_per_image(parts) if per_image else collective.psum(sums(parts))
     return overlap, predicted, true
 
 
-def region_weights(class_weights: ClassWeights | None, shares: Shares) -> Array:
+def region_weights(class_weights: ClassWeights | None, masks: SoftMasks) -> Array:
     """`[K]`: the weights of the mean over classes; one sigmoid has one term."""
-    num_classes, dtype = shares.logits.shape[-1], shares.logits.dtype
+    num_classes, dtype = masks.logits.shape[-1], masks.logits.dtype
     weights = check_class_weights(class_weights, num_classes, dtype)
     return jnp.ones(1, dtype) if num_classes == 1 else weights
 
@@ -310,3 +310,12 @@ def check_not_negative(**options: float) -> None:
     for name, value in options.items():
         if not 0 <= value < float("inf"):
             raise InputError(f"{name} is {value}, it must be finite and not negative")
+
+
+LOSSES = {
+    "dice": dice_loss,
+    "focal_tversky": focal_tversky_loss,
+    "jaccard": jaccard_loss,
+    "log_cosh_dice": log_cosh_dice_loss,
+    "tversky": tversky_loss,
+}

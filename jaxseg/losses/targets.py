@@ -1,19 +1,20 @@
-r"""What logits should be: the one place where labels are read, for every loss.
+r"""Interpretation of labels by all losses: their shape and type select a softmax or sigmoids.
 
 | labels | logits | read as |
 |---|---|---|
-| `[N, H, W]` integers | `[N, H, W, K]`, K >= 2 | multiclass: one softmax, label c of `0..K-1` |
+| `[N, H, W]` integers | `[N, H, W, K]`, K >= 2 | multiclass: one softmax, labels `0..K-1` |
 | `[N, H, W]` integers | `[N, H, W, 1]` | binary: one sigmoid, labels 0 and 1 |
 | `[N, H, W, K]` integers or bool | `[N, H, W, K]` | multilabel: K sigmoids, entries 0 and 1 |
-| `[N, H, W, K]` floating | `[N, H, W, K]`, K >= 2 | soft multiclass: the share of each class, summing to 1 |
-| `[N, H, W]` or `[N, H, W, 1]` floating | `[N, H, W, 1]` | soft binary: the share of label 1 |
+| `[N, H, W, K]` floating | `[N, H, W, K]`, K >= 2 | soft multiclass: a probability for each class, which sum to 1 |
+| `[N, H, W]` or `[N, H, W, 1]` floating | `[N, H, W, 1]` | soft binary: the probability of label 1 |
 
-`ignore_index` may stand anywhere: it takes out the pixel, or in multilabel targets the one entry.
+`ignore_index` may appear anywhere: it excludes the pixel or, in multilabel targets, the single entry.
 
-- What is ignored counts for nothing, in value and gradient, even where its logits are infinite or not a number.
-- A label that is neither a class nor `ignore_index` (a share outside `[0, 1]`) makes the loss not-a-number: nothing can be
-  raised under jit, and a plausible wrong number would go unseen. Loaders and the command line check labels on the host.
-- Losses are computed in `promote_types(float32, logits.dtype)`.
+- Ignored pixels influence neither the value nor the gradient, even where their logits are infinite or NaN.
+- A label that is neither a class nor `ignore_index` (for soft labels, a value outside `[0, 1]`) makes the loss NaN: nothing
+  can be raised under `jit`, and a plausible wrong number would go unnoticed. Data loaders and the command line check labels
+  on the host.
+- Losses are computed in `promote_types(float32, logits.dtype)`. Labels carry no gradient.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxseg.errors import InputError
 from jaxseg.losses.nll import widen
@@ -31,135 +33,136 @@ ClassWeights = Array | np.ndarray | Sequence[float]
 
 
 class Targets(NamedTuple):
-    """Labels that are safe to compute with.
+    """Logits and labels that every formula can be applied to.
 
     Attributes:
-        logits: `[N, H, W, K]` as they were given.
-        labels: `[N, H, W]` int32 for one softmax; `[N, H, W, K]` in float32 or wider, the share of each class, otherwise. 0
-            where not usable.
-        counted: `[N, H, W]`, or `[N, H, W, K]` for sigmoids: what is not ignored.
-        usable: Likewise: what is counted and is a label at all.
-        sigmoid: Whether each class has a sigmoid of its own.
+        logits: `[N, H, W, K]` in float32 or wider; 0 where ignored, NaN where the label is out of range, which makes the loss NaN.
+        labels: Class ids, `[N, H, W]` int32, 0 where not in range; or `[N, H, W, K]` int32 entries of sigmoids; or soft labels,
+            `[N, H, W, K]` in the type of the logits, 0 where not in range.
+        valid: Bool, `[N, H, W]` for a softmax, `[N, H, W, K]` for sigmoids: whether the label is not `ignore_index`.
+        in_range: Bool, the shape of `valid`: whether the label is valid and is a class or a probability.
+        sigmoid: Whether each class has a sigmoid of its own; otherwise there is one softmax.
     """
 
     logits: Array
     labels: Array
-    counted: Array
-    usable: Array
+    valid: Array
+    in_range: Array
     sigmoid: bool
 
 
-class Shares(NamedTuple):
-    """Probability and truth of each class at each pixel, as losses of regions need them.
+class SoftMasks(NamedTuple):
+    """The predicted and the true mask of each class.
 
     Attributes:
-        logits: `[N, H, W, K]` in float32 or wider; 0 where ignored, not-a-number where the label is none.
-        probabilities: Likewise; 0 where ignored.
-        truth: `[N, H, W, K]` of their type, in `[0, 1]`; 0 where ignored, not-a-number where the label is none.
-        counted: `[N, H, W, K]` bool: what is not ignored.
+        logits: `[N, H, W, K]` in float32 or wider; 0 where ignored, NaN where the label is out of range.
+        probabilities: `[N, H, W, K]`, the predicted mask, in the type of `logits`; 0 where ignored.
+        truth: `[N, H, W, K]`, the true mask in `[0, 1]`; 0 where ignored, NaN where the label is out of range.
+        valid: `[N, H, W, K]` bool: whether the label is not `ignore_index`.
     """
 
     logits: Array
     probabilities: Array
     truth: Array
-    counted: Array
+    valid: Array
 
 
-def read(logits: Array, labels: Array, ignore_index: int) -> Targets:
-    """Reads labels by the table above.
+def read_targets(logits: Array, labels: Array, ignore_index: int) -> Targets:
+    """Reads labels by the table of this module.
 
     Args:
         logits: `[N, H, W, K]`, floating.
-        labels: As in the table.
-        ignore_index: The label of what counts for nothing, any integer but a class's.
+        labels: One of the forms in the table.
+        ignore_index: The label of ignored pixels; any integer that is not a class.
 
     Raises:
-        InputError: Shapes do not fit, or logits are not floating.
+        InputError: If the shapes do not match or the logits are not floating.
 
-    >>> read(jnp.zeros((1, 1, 2, 3)), jnp.array([[[2, 255]]]), 255).usable.tolist()
+    >>> read_targets(jnp.zeros((1, 1, 2, 3)), jnp.array([[[2, 255]]]), 255).in_range.tolist()
     [[[True, False]]]
     """
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if logits.ndim != 4 or labels.shape not in (logits.shape, logits.shape[:-1]):
         raise InputError(
-            f"logits {logits.shape} and labels {labels.shape} do not fit: they are [N, H, W, K] and "
-            "[N, H, W], or [N, H, W, K] both for multilabel and soft targets"
+            f"logits {logits.shape} and labels {labels.shape} do not match: expected [N, H, W, K] and "
+            "[N, H, W], or [N, H, W, K] for both with multilabel and soft targets"
         )
     if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise InputError(f"logits are floating, not {logits.dtype}")
+        raise InputError(f"logits must be floating, not {logits.dtype}")
     num_classes, soft = logits.shape[-1], jnp.issubdtype(labels.dtype, jnp.floating)
-    labels = widen(labels) if soft else labels.astype(jnp.int32)
+    labels = lax.stop_gradient(widen(labels)) if soft else labels.astype(jnp.int32)
     if soft and labels.shape != logits.shape and num_classes > 1:
         raise InputError(
-            f"floating labels are shares of classes, [N, H, W, {num_classes}], not {labels.shape}: "
-            "class ids are integers"
+            f"floating labels are probabilities of classes, [N, H, W, {num_classes}], not {labels.shape}: "
+            "class ids must be integers"
         )
     if num_classes == 1 or (labels.shape == logits.shape and not soft):
-        return _read_sigmoids(logits, labels.reshape(logits.shape), ignore_index)
+        return _sigmoid_targets(logits, labels.reshape(logits.shape), ignore_index)
     if soft:
-        return _read_shares(logits, labels, ignore_index)
-    counted = labels != ignore_index
-    usable = counted & (labels >= 0) & (labels < num_classes)
-    return Targets(logits, jnp.where(usable, labels, 0), counted, usable, False)
+        return _soft_targets(logits, labels, ignore_index)
+    valid = labels != ignore_index
+    in_range = valid & (labels >= 0) & (labels < num_classes)
+    labels = jnp.where(in_range, labels, 0)
+    return Targets(_safe_logits(logits, valid, in_range), labels, valid, in_range, False)
 
 
-def read_one_against_rest(logits: Array, labels: Array, ignore_index: int) -> Targets:
-    """Reads labels for a sigmoid of each class, class ids too: entry c is whether the label is c.
+def read_one_vs_rest(logits: Array, labels: Array, ignore_index: int) -> Targets:
+    """Reads labels for one sigmoid per class; entry c of a class id is 1 where the id is c, and 0 elsewhere.
 
     Args:
         logits: `[N, H, W, K]`, floating.
-        labels: As in the table; floating `[N, H, W, K]` are shares of one sigmoid each.
-        ignore_index: The label of what counts for nothing.
+        labels: One of the forms in the table; floating `[N, H, W, K]` are a probability for each sigmoid.
+        ignore_index: The label of ignored pixels.
 
     Raises:
-        InputError: As `read`.
+        InputError: If `read_targets` does.
     """
-    targets = read(logits, labels, ignore_index)
+    targets = read_targets(logits, labels, ignore_index)
     if targets.sigmoid:
         return targets
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if targets.labels.ndim == 4:
-        return _read_sigmoids(targets.logits, widen(jnp.asarray(labels)), ignore_index)
-    shape = targets.logits.shape
-    entries = jax.nn.one_hot(targets.labels, shape[-1], dtype=widen(targets.logits).dtype)
-    counted, usable = (
-        jnp.broadcast_to(x[..., None], shape) for x in (targets.counted, targets.usable)
+        return _sigmoid_targets(logits, lax.stop_gradient(widen(labels)), ignore_index)
+    one_hot = jax.nn.one_hot(targets.labels, logits.shape[-1], dtype=jnp.int32)
+    valid, in_range = (
+        jnp.broadcast_to(x[..., None], logits.shape) for x in (targets.valid, targets.in_range)
     )
-    return Targets(targets.logits, jnp.where(usable, entries, 0), counted, usable, True)
+    return Targets(_safe_logits(logits, valid, in_range), one_hot, valid, in_range, True)
 
 
-def read_shares(logits: Array, labels: Array, ignore_index: int) -> Shares:
-    """Reads labels into probabilities and truth of each class.
+def read_soft_masks(logits: Array, labels: Array, ignore_index: int) -> SoftMasks:
+    """Reads logits and labels into the predicted and the true mask of each class.
 
     Args:
         logits: `[N, H, W, K]`, floating.
-        labels: As in the table.
-        ignore_index: The label of what counts for nothing.
+        labels: One of the forms in the table.
+        ignore_index: The label of ignored pixels.
 
     Raises:
-        InputError: As `read`.
+        InputError: If `read_targets` does.
 
-    >>> shares = read_shares(jnp.zeros((1, 1, 2, 2)), jnp.array([[[1, 255]]]), 255)
-    >>> shares.probabilities.tolist(), shares.truth.tolist()
+    >>> masks = read_soft_masks(jnp.zeros((1, 1, 2, 2)), jnp.array([[[1, 255]]]), 255)
+    >>> masks.probabilities.tolist(), masks.truth.tolist()
     ([[[[0.5, 0.5], [0.0, 0.0]]]], [[[[0.0, 1.0], [0.0, 0.0]]]])
     """
-    targets = read(logits, labels, ignore_index)
-    shape = targets.logits.shape
-    wide = widen(targets.logits)
-    usable = targets.usable[..., None] if targets.usable.ndim < 4 else targets.usable
-    counted = targets.counted[..., None] if targets.counted.ndim < 4 else targets.counted
-    filler = jnp.where(counted & ~usable, jnp.nan, 0).astype(wide.dtype)
-    wide = jnp.where(usable, wide, filler)
-    probabilities = jax.nn.sigmoid(wide) if targets.sigmoid else jax.nn.softmax(wide)
-    truth = targets.labels
+    targets = read_targets(logits, labels, ignore_index)
+    logits, truth, valid, in_range, sigmoid = targets
+    probabilities = jax.nn.sigmoid(logits) if sigmoid else jax.nn.softmax(logits)
     if truth.ndim < 4:
-        truth = jax.nn.one_hot(truth, shape[-1], dtype=wide.dtype)
-    truth = jnp.where(usable, truth, filler)
-    counted = jnp.broadcast_to(counted, shape)
-    return Shares(wide, jnp.where(counted, probabilities, 0), truth, counted)
+        truth = jax.nn.one_hot(truth, logits.shape[-1], dtype=logits.dtype)
+    truth = truth.astype(logits.dtype)
+    valid, in_range = _over_classes(valid), _over_classes(in_range)
+    truth = jnp.where(in_range, truth, jnp.where(valid, jnp.nan, 0))
+    valid = jnp.broadcast_to(valid, logits.shape)
+    return SoftMasks(logits, jnp.where(valid, probabilities, 0), truth, valid)
 
 
 def check_class_weights(class_weights: ClassWeights | None, num_classes: int, dtype) -> Array:
-    """`[max(K, 2)]`, ones by default: a sigmoid's single class has a weight for each of its two labels."""
+    """Returns `[max(K, 2)]` weights, ones by default: the class of a single sigmoid has one for each of its labels.
+
+    Raises:
+        InputError: If the shape is wrong, or a weight that is not a JAX array is negative or not finite.
+    """
     expected = (max(num_classes, 2),)
     if class_weights is None:
         return jnp.ones(expected, dtype)
@@ -171,26 +174,30 @@ def check_class_weights(class_weights: ClassWeights | None, num_classes: int, dt
         not isinstance(class_weights, jax.Array)
         and not (np.isfinite(class_weights) & (np.asarray(class_weights) >= 0)).all()
     ):
-        raise InputError(f"class_weights are finite and not negative, not {class_weights}")
+        raise InputError(f"class_weights must be finite and not negative, not {class_weights}")
     return jnp.asarray(class_weights, dtype)
 
 
-def checked_class_weights(class_weights: ClassWeights | None, logits: Array) -> Array | None:
-    """As `check_class_weights`, as an array, in which values can no longer be checked; None stays None."""
-    if class_weights is None:
-        return None
-    return check_class_weights(class_weights, logits.shape[-1], widen(logits).dtype)
+def _sigmoid_targets(logits: Array, labels: Array, ignore_index: int) -> Targets:
+    valid = labels != ignore_index
+    in_range = valid & (labels >= 0) & (labels <= 1)
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        labels = jnp.where(in_range, labels.astype(widen(logits).dtype), 0)
+    return Targets(_safe_logits(logits, valid, in_range), labels, valid, in_range, True)
 
 
-def _read_sigmoids(logits: Array, labels: Array, ignore_index: int) -> Targets:
-    counted = labels != ignore_index
-    usable = counted & (labels >= 0) & (labels <= 1)
-    labels = jnp.where(usable, labels, 0).astype(widen(logits).dtype)
-    return Targets(logits, labels, counted, usable, True)
+def _soft_targets(logits: Array, labels: Array, ignore_index: int) -> Targets:
+    valid = (labels != ignore_index).all(-1)
+    in_range = valid & ((labels >= 0) & (labels <= 1)).all(-1)
+    labels = jnp.where(in_range[..., None], labels.astype(widen(logits).dtype), 0)
+    return Targets(_safe_logits(logits, valid, in_range), labels, valid, in_range, False)
 
 
-def _read_shares(logits: Array, labels: Array, ignore_index: int) -> Targets:
-    counted = (labels != ignore_index).all(-1)
-    usable = counted & ((labels >= 0) & (labels <= 1)).all(-1)
-    labels = jnp.where(usable[..., None], labels.astype(widen(logits).dtype), 0)
-    return Targets(logits, labels, counted, usable, False)
+def _safe_logits(logits: Array, valid: Array, in_range: Array) -> Array:
+    filler = jnp.where(valid, jnp.nan, 0)
+    return jnp.where(_over_classes(in_range), widen(logits), _over_classes(filler))
+
+
+def _over_classes(x: Array) -> Array:
+    """Adds an axis for the classes to `[N, H, W]`."""
+    return x[..., None] if x.ndim == 3 else x

@@ -14,9 +14,8 @@ from jaxseg.metrics.calibration_scores import (
     reliability,
 )
 from jaxseg.metrics.confusion import ConfusionMatrix
-from jaxseg.metrics.label_values import labels_from_logits, map_labels, multilabel_from_logits
+from jaxseg.metrics.confusion_counts import ConfusionCounts, confusion_counts, foreground
 from jaxseg.metrics.multilabel import MultilabelCounts
-from jaxseg.metrics.outcomes import Outcomes, foreground, outcomes
 from jaxseg.metrics.per_image import (
     ImageMeans,
     RunningMean,
@@ -28,6 +27,7 @@ from jaxseg.metrics.per_image import (
     micro_imagewise,
     weighted_imagewise,
 )
+from jaxseg.metrics.predictions import labels_from_logits, map_labels, multilabel_from_logits
 from jaxseg.metrics.scores import (
     dice,
     f_beta,
@@ -63,11 +63,11 @@ from jaxseg.metrics.threshold_sweep import (
 __all__ = [
     "BestThreshold",
     "Calibration",
+    "ConfusionCounts",
     "ConfusionMatrix",
     "Curve",
     "ImageMeans",
     "MultilabelCounts",
-    "Outcomes",
     "Reliability",
     "RunningMean",
     "ThresholdSweep",
@@ -81,6 +81,7 @@ __all__ = [
     "brier_score",
     "class_means",
     "cohen_kappa",
+    "confusion_counts",
     "dice",
     "ece_per_class",
     "expected_calibration_error",
@@ -106,7 +107,6 @@ __all__ = [
     "negative_log_likelihood",
     "nll_per_class",
     "normalized_surface_dice",
-    "outcomes",
     "pixel_accuracy",
     "precision",
     "precision_recall_curve",

@@ -4,7 +4,7 @@ Regions hide their borders: a large mask can lose every fine detail and keep its
 the boundary alone. What a mask is, what an edge pixel is, and what ignored pixels do, is said in `jaxseg.metrics.edges`.
 
 Both are of one image each, as in their papers, so that splitting a batch changes nothing: `[N, max(K, 2)]`,
-not-a-number where truth and prediction have no boundary of a class. The mean over images or classes is
+NaN where truth and prediction have no boundary of a class. The mean over images or classes is
 `jnp.nanmean(scores, axis)`.
 """
 
@@ -35,14 +35,14 @@ def boundary_iou(
 
     Args:
         labels: `[N, H, W]`, any integer type, the truth.
-        predictions: `[N, H, W]`, any integer type, class ids as of `labels_from_logits`.
+        predictions: `[N, H, W]`, any integer type, class ids, such as those returned by `labels_from_logits`.
         num_classes: K of the logits; 1 stands for one sigmoid, whose classes are 0 and 1.
         ignore_index: The label of pixels that are not counted.
         dilation_ratio: r, the distance d in image diagonals; the paper has 0.02 for COCO and LVIS, and 0.005 for the
             larger images of Cityscapes.
 
     Returns:
-        `[N, max(K, 2)]` floats; not-a-number where neither mask has a boundary, 0 where one has.
+        `[N, max(K, 2)]` floats; NaN where neither mask has a boundary, 0 where one has.
 
     Raises:
         InputError: Shapes, types or `num_classes` do not fit, or `dilation_ratio` is no positive number.
@@ -95,13 +95,13 @@ def boundary_f_score(
 
     Args:
         labels: `[N, H, W]`, any integer type, the truth.
-        predictions: `[N, H, W]`, any integer type, class ids as of `labels_from_logits`.
+        predictions: `[N, H, W]`, any integer type, class ids, such as those returned by `labels_from_logits`.
         num_classes: K of the logits; 1 stands for one sigmoid, whose classes are 0 and 1.
         ignore_index: The label of pixels that are not counted; they are in no mask and make no edge.
         tolerance: $\theta$ in pixels; None is $0.0075 \sqrt{H^2 + W^2}$, as in the paper.
 
     Returns:
-        `[N, max(K, 2)]` floats; not-a-number where neither mask has an edge, 0 where one has.
+        `[N, max(K, 2)]` floats; NaN where neither mask has an edge, 0 where one has.
 
     Raises:
         InputError: Shapes, types or `num_classes` do not fit, or `tolerance` is negative or not finite.

@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.errors import InputError
-from jaxseg.metrics import integers
+from jaxseg.metrics import exact_integers
 from jaxseg.metrics.histogram import bin_of, histogram
-from jaxseg.metrics.label_values import Ignored, as_int32, counted, widened
+from jaxseg.metrics.predictions import Ignored, as_int32, counted, widened
 from jaxseg.metrics.probability_sums import sums_by_bin
 from jaxseg.typing import Array
 
@@ -127,7 +127,7 @@ class Calibration:
         of_class, of_bin = jnp.where(valid, labels, classes), jnp.where(valid, place, bins)
 
         def number(cells: Array, size: int) -> Array:
-            return integers.sum_over_devices(histogram(cells, size))
+            return exact_integers.sum_over_devices(histogram(cells, size))
 
         pairs = jnp.where(valid, place * 2 + right.astype(jnp.int32), 2 * bins)
         of_truth = jnp.take_along_axis(probabilities, safe[..., None], -1)[..., 0]
@@ -154,7 +154,7 @@ class Calibration:
         shapes = [(x.bins.shape[0], x.pixels.shape[0]) for x in (self, other)]
         if shapes[0] != shapes[1]:
             raise InputError(f"sums of (bins, classes) {shapes[0]} cannot be added to {shapes[1]}")
-        return jax.tree.map(integers.add, self, other)
+        return jax.tree.map(exact_integers.add, self, other)
 
 
 def _values(logits: Array, labels: Array) -> tuple[Array, Array, Array, Array]:
@@ -174,16 +174,16 @@ def _values(logits: Array, labels: Array) -> tuple[Array, Array, Array, Array]:
     return p, jnp.argmax(logits, -1).astype(labels.dtype) == labels, brier, nll
 
 
-def _sum(values: Array, cells: Array, size: int, *, whole_bytes: int = 1) -> integers.Limbs:
+def _sum(values: Array, cells: Array, size: int, *, whole_bytes: int = 1) -> exact_integers.Limbs:
     """The sum of the values in each cell, `[size, 3]`, in multiples of 2**-24: exactly, byte by byte."""
     values = jnp.where(cells == size, 0, values)
     whole = jnp.floor(values)
-    fraction = jnp.round((values - whole) * 2.0**integers.BITS).astype(jnp.uint32)
-    whole = whole.astype(jnp.uint32) + (fraction >> integers.BITS)
+    fraction = jnp.round((values - whole) * 2.0**exact_integers.BITS).astype(jnp.uint32)
+    whole = whole.astype(jnp.uint32) + (fraction >> exact_integers.BITS)
     parts = [whole >> 8 * i & 255 for i in reversed(range(whole_bytes))]
     parts += [fraction >> 8 * i & 255 for i in reversed(range(3))]
     total = jnp.zeros((size, 3), jnp.uint32)
     for part in parts:
-        new = integers.sum_over_devices(histogram(cells, size, weights=part))
-        total = integers.add(integers.carry(total << 8), new)
+        new = exact_integers.sum_over_devices(histogram(cells, size, weights=part))
+        total = exact_integers.add(exact_integers.carry(total << 8), new)
     return total

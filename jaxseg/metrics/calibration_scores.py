@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxseg.metrics import integers
+from jaxseg.metrics import exact_integers
 from jaxseg.metrics.calibration import Calibration
 from jaxseg.metrics.scores import ratio, sum_in_pairs
 
@@ -16,8 +16,8 @@ class Reliability(NamedTuple):
 
     Attributes:
         edges: `[B + 1]`: where the bins begin and end.
-        confidence: `[B]`: the mean confidence of each bin, not-a-number without pixels.
-        accuracy: `[B]`: the share of right pixels of each bin, not-a-number without pixels.
+        confidence: `[B]`: the mean confidence of each bin, NaN without pixels.
+        accuracy: `[B]`: the share of right pixels of each bin, NaN without pixels.
         pixels: `[B]`: how many pixels each bin has, floating.
 
     >>> reliability(Calibration.zero(2, bins=4)).edges.tolist()
@@ -37,7 +37,7 @@ def reliability(calibration: Calibration) -> Reliability:
         calibration: Of any number of pixels; ignored ones are in none of its sums.
 
     Returns:
-        Bins `[B]`; not-a-number for those that are absent, without pixels.
+        Bins `[B]`; NaN for those that are absent, without pixels.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[[0.8, 0.1, 0.1], [0.6, 0.2, 0.2]]]]))
@@ -52,15 +52,15 @@ def reliability(calibration: Calibration) -> Reliability:
     return Reliability(edges, *_of_bins(calibration))
 
 
-@integers.compiled
+@exact_integers.compiled
 def _of_bins(calibration: Calibration) -> tuple[Any, Any, Any]:
     wrong, right = (calibration.bins[:, i] for i in range(2))
-    pixels = _checked(calibration, integers.to_float(integers.add(wrong, right)))
+    pixels = _checked(calibration, exact_integers.to_float(exact_integers.add(wrong, right)))
     confidence = ratio(_value(calibration.confidence), pixels)
-    return confidence, ratio(integers.to_float(right), pixels), pixels
+    return confidence, ratio(exact_integers.to_float(right), pixels), pixels
 
 
-@integers.compiled
+@exact_integers.compiled
 def expected_calibration_error(calibration: Calibration) -> Any:
     r"""The expected calibration error: how far confidence and accuracy are apart, over bins of equal width.
 
@@ -74,7 +74,7 @@ def expected_calibration_error(calibration: Calibration) -> Any:
         calibration: Of any number of pixels; ignored ones are in none of its sums.
 
     Returns:
-        A scalar; not-a-number without pixels; bins that are absent add nothing.
+        A scalar; NaN without pixels; bins that are absent add nothing.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[[0.8, 0.1, 0.1], [0.6, 0.2, 0.2]]]]))
@@ -90,7 +90,7 @@ def expected_calibration_error(calibration: Calibration) -> Any:
     return _checked(calibration, ratio(gaps, _pixels(calibration)))
 
 
-@integers.compiled
+@exact_integers.compiled
 def ece_per_class(calibration: Calibration) -> Any:
     r"""The calibration error of each class: how far its probability and its frequency are apart, over bins of equal width.
 
@@ -109,7 +109,7 @@ def ece_per_class(calibration: Calibration) -> Any:
         calibration: Of any number of pixels; ignored ones are in none of its sums.
 
     Returns:
-        `[K]`, two for one sigmoid; not-a-number for absent classes, those without truth, whatever their probabilities.
+        `[K]`, two for one sigmoid; NaN for absent classes, those without truth, whatever their probabilities.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[[0.8, 0.1, 0.1], [0.6, 0.2, 0.2]]]]))
@@ -122,12 +122,12 @@ def ece_per_class(calibration: Calibration) -> Any:
         multiclass probabilities with Dirichlet calibration, 2019, https://arxiv.org/abs/1910.12656
     """
     gaps = _gaps(calibration.class_truth, calibration.class_probability)
-    absent = integers.is_zero(calibration.pixels)
-    namespace = integers.namespace(absent)
+    absent = exact_integers.is_zero(calibration.pixels)
+    namespace = exact_integers.namespace(absent)
     return _checked(calibration, ratio(gaps, namespace.where(absent, 0, _pixels(calibration))))
 
 
-@integers.compiled
+@exact_integers.compiled
 def brier_score(calibration: Calibration) -> Any:
     r"""The Brier score: the mean over pixels of $\sum_k (p_k - [k = y])^2$.
 
@@ -138,7 +138,7 @@ def brier_score(calibration: Calibration) -> Any:
         calibration: Of any number of pixels; ignored ones are in none of its sums.
 
     Returns:
-        A scalar; not-a-number without pixels; absent classes add nothing.
+        A scalar; NaN without pixels; absent classes add nothing.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[[0.8, 0.1, 0.1], [0.6, 0.2, 0.2]]]]))
@@ -153,7 +153,7 @@ def brier_score(calibration: Calibration) -> Any:
     return _mean(calibration, calibration.brier)
 
 
-@integers.compiled
+@exact_integers.compiled
 def brier_per_class(calibration: Calibration) -> Any:
     r"""The Brier score of the pixels of each true class, $\mathrm{mean}_{y = c} \sum_k (p_k - [k = y])^2$.
 
@@ -161,7 +161,7 @@ def brier_per_class(calibration: Calibration) -> Any:
         calibration: Of any number of pixels; ignored ones are in none of its sums.
 
     Returns:
-        `[K]`; not-a-number for absent classes, those without truth.
+        `[K]`; NaN for absent classes, those without truth.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[[0.8, 0.1, 0.1], [0.6, 0.2, 0.2]]]]))
@@ -176,7 +176,7 @@ def brier_per_class(calibration: Calibration) -> Any:
     return _class_means(calibration, calibration.brier)
 
 
-@integers.compiled
+@exact_integers.compiled
 def negative_log_likelihood(calibration: Calibration) -> Any:
     r"""The mean over pixels of $-\log p_y$: the cross-entropy without weights, in nats.
 
@@ -184,7 +184,7 @@ def negative_log_likelihood(calibration: Calibration) -> Any:
         calibration: Of any number of pixels; ignored ones are in none of its sums.
 
     Returns:
-        A scalar; infinite where a pixel's truth has the probability 0; not-a-number without pixels; absent classes add
+        A scalar; infinite where a pixel's truth has the probability 0; NaN without pixels; absent classes add
         nothing.
 
     >>> import jax.numpy as jnp
@@ -196,11 +196,11 @@ def negative_log_likelihood(calibration: Calibration) -> Any:
     References:
         Good, Rational Decisions, 1952, https://doi.org/10.1111/j.2517-6161.1952.tb00104.x
     """
-    infinite = ~integers.is_zero(calibration.infinite).all()
+    infinite = ~exact_integers.is_zero(calibration.infinite).all()
     return _or_infinite(infinite, _mean(calibration, calibration.nll))
 
 
-@integers.compiled
+@exact_integers.compiled
 def nll_per_class(calibration: Calibration) -> Any:
     r"""The negative log-likelihood of the pixels of each true class, $\mathrm{mean}_{y = c} -\log p_y$, in nats.
 
@@ -208,7 +208,7 @@ def nll_per_class(calibration: Calibration) -> Any:
         calibration: Of any number of pixels; ignored ones are in none of its sums.
 
     Returns:
-        `[K]`; infinite where a pixel's truth has the probability 0; not-a-number for absent classes, those without truth.
+        `[K]`; infinite where a pixel's truth has the probability 0; NaN for absent classes, those without truth.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[[0.8, 0.1, 0.1], [0.6, 0.2, 0.2]]]]))
@@ -219,41 +219,43 @@ def nll_per_class(calibration: Calibration) -> Any:
     References:
         Good, Rational Decisions, 1952, https://doi.org/10.1111/j.2517-6161.1952.tb00104.x
     """
-    infinite = ~integers.is_zero(calibration.infinite)
+    infinite = ~exact_integers.is_zero(calibration.infinite)
     return _or_infinite(infinite, _class_means(calibration, calibration.nll))
 
 
-def _gaps(hits: integers.Limbs, probability: integers.Limbs) -> Any:
+def _gaps(hits: exact_integers.Limbs, probability: exact_integers.Limbs) -> Any:
     """The sum over bins of how far hits and probabilities `[..., B, 3]` are apart."""
     # A hit counts one, a probability in multiples of 2**-24: both in the latter, the difference is exact.
-    hits, probability = (integers.digits(x) for x in (integers.times_unit(hits), probability))
-    gaps = integers.scaled(integers.difference(hits, probability)[1])
-    return sum_in_pairs(gaps * 2.0 ** (64 - integers.BITS))
+    hits, probability = (
+        exact_integers.digits(x) for x in (exact_integers.times_unit(hits), probability)
+    )
+    gaps = exact_integers.scaled(exact_integers.difference(hits, probability)[1])
+    return sum_in_pairs(gaps * 2.0 ** (64 - exact_integers.BITS))
 
 
 def _pixels(calibration: Calibration) -> Any:
-    return integers.to_float(integers.total(calibration.pixels, -1))
+    return exact_integers.to_float(exact_integers.total(calibration.pixels, -1))
 
 
-def _value(limbs: integers.Limbs) -> Any:
-    return integers.to_float(limbs) * 2.0**-integers.BITS
+def _value(limbs: exact_integers.Limbs) -> Any:
+    return exact_integers.to_float(limbs) * 2.0**-exact_integers.BITS
 
 
-def _mean(calibration: Calibration, sums: integers.Limbs) -> Any:
-    sums = integers.total(sums, -1)
+def _mean(calibration: Calibration, sums: exact_integers.Limbs) -> Any:
+    sums = exact_integers.total(sums, -1)
     return _checked(calibration, ratio(_value(sums), _pixels(calibration)))
 
 
-def _class_means(calibration: Calibration, sums: integers.Limbs) -> Any:
-    return _checked(calibration, ratio(_value(sums), integers.to_float(calibration.pixels)))
+def _class_means(calibration: Calibration, sums: exact_integers.Limbs) -> Any:
+    return _checked(calibration, ratio(_value(sums), exact_integers.to_float(calibration.pixels)))
 
 
 def _checked(calibration: Calibration, value: Any) -> Any:
-    """The value; not-a-number where a pixel had logits that are none."""
-    namespace = integers.namespace(value)
-    return namespace.where(integers.is_zero(calibration.broken), value, namespace.nan)
+    """The value; NaN where a pixel had logits that are none."""
+    namespace = exact_integers.namespace(value)
+    return namespace.where(exact_integers.is_zero(calibration.broken), value, namespace.nan)
 
 
 def _or_infinite(infinite: Any, value: Any) -> Any:
-    namespace = integers.namespace(value)
+    namespace = exact_integers.namespace(value)
     return namespace.where(infinite & ~namespace.isnan(value), namespace.inf, value)

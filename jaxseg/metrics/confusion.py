@@ -7,22 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.errors import InputError
-from jaxseg.metrics import integers
+from jaxseg.metrics import exact_integers
 from jaxseg.metrics.histogram import histogram
-from jaxseg.metrics.label_values import Ignored, as_int32, counted
+from jaxseg.metrics.predictions import Ignored, as_int32, counted
 from jaxseg.typing import Array
 
 
 @flax.struct.dataclass
 class ConfusionMatrix:
-    r"""How many pixels of each class were predicted as each class, `[K, K]`: rows are the truth.
+    r"""Numbers of pixels of each class that were predicted as each class, `[K, K]`: rows are the truth.
 
     $C_{tp}$ counts the pixels of class t that were predicted as p. Ignored pixels are counted nowhere, and an absent class is a
-    row and a column of zeros. Counts are exact whatever their size: see `jaxseg.metrics.integers`.
+    row and a column of zeros. Counts are exact whatever their size: see `jaxseg.metrics.exact_integers`.
 
     Attributes:
         limbs: `[..., K, K, 3]` uint32, least significant first; a count is $\sum_i 2^{24 i}\, l_i$. Leading axes are
-            those of several matrices, such as of `per_image`; every score has them too.
+            those of several matrices, such as those returned by `per_image`; every score has them too.
 
     >>> counts = ConfusionMatrix.zero(2)
     >>> counts = counts.update(labels=jnp.array([[[0, 1, 255]]]), predictions=jnp.array([[[1, 1, 0]]]))
@@ -56,7 +56,7 @@ class ConfusionMatrix:
         """The counts of each image of this device's part of a batch, for scores of single images.
 
         Args:
-            num_classes: K of the logits, as of `zero`.
+            num_classes: K of the logits, as for `zero`.
             labels: `[N, H, W]`, any integer type, the truth.
             predictions: `[N, H, W]`, any integer type, class ids.
             ignore_index: The label of pixels that are not counted, or several.
@@ -65,7 +65,7 @@ class ConfusionMatrix:
             Counts `[N, K, K]`: 12 N K K bytes, or 4 where only a score is computed from them under jit.
 
         Raises:
-            InputError: As of `update`.
+            InputError: For the same reasons as `update`.
 
         >>> labels, predictions = jnp.array([[[0, 1]], [[1, 1]]]), jnp.array([[[0, 1]], [[0, 1]]])
         >>> counts = ConfusionMatrix.per_image(2, labels=labels, predictions=predictions)
@@ -75,11 +75,11 @@ class ConfusionMatrix:
         size = _size(num_classes)
         cells = _cells(labels, predictions, ignore_index, size)
         counts = histogram(cells, size * size, per_image=True)
-        return cls(integers.from_counts(counts.reshape(-1, size, size)))
+        return cls(exact_integers.from_counts(counts.reshape(-1, size, size)))
 
     @property
     def num_classes(self) -> int:
-        """How many classes are counted: K, or 2 for one sigmoid."""
+        """The number of classes: K, or 2 for one sigmoid."""
         return self.limbs.shape[-2]
 
     def update(
@@ -89,7 +89,7 @@ class ConfusionMatrix:
 
         Args:
             labels: `[N, H, W]`, any integer type, the truth.
-            predictions: `[N, H, W]`, any integer type, class ids as of `labels_from_logits`.
+            predictions: `[N, H, W]`, any integer type, class ids, such as those returned by `labels_from_logits`.
             ignore_index: The label of pixels that are not counted, or several such labels.
 
         Returns:
@@ -105,7 +105,9 @@ class ConfusionMatrix:
             )
         size = self.num_classes
         counts = histogram(_cells(labels, predictions, ignore_index, size), size * size)
-        return self + ConfusionMatrix(integers.sum_over_devices(counts.reshape(-1, size, size)))
+        return self + ConfusionMatrix(
+            exact_integers.sum_over_devices(counts.reshape(-1, size, size))
+        )
 
     def __add__(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
         """The counts of both.
@@ -119,7 +121,7 @@ class ConfusionMatrix:
                 if self.num_classes != other.num_classes
                 else f"counts {self.limbs.shape[:-1]} cannot be added to {other.limbs.shape[:-1]}"
             )
-        return ConfusionMatrix(integers.add(self.limbs, other.limbs))
+        return ConfusionMatrix(exact_integers.add(self.limbs, other.limbs))
 
     def merge(self, table: Sequence[int]) -> "ConfusionMatrix":
         """The counts of fewer classes: what counting merged labels and predictions gives, exactly.
@@ -148,13 +150,13 @@ class ConfusionMatrix:
             )
         limbs = self.limbs
         for axis in (-3, -2):
-            sums = integers.group_totals(jnp.moveaxis(limbs, axis, 0), target, len(found))
+            sums = exact_integers.group_totals(jnp.moveaxis(limbs, axis, 0), target, len(found))
             limbs = jnp.moveaxis(sums, 0, axis)
         return ConfusionMatrix(limbs)
 
     def to_float(self) -> Array:
         """The counts as `[K, K]` floats on the device, rounded to float32, or to float64 under x64."""
-        return integers.to_float(self.limbs)
+        return exact_integers.to_float(self.limbs)
 
     def to_numpy(self) -> np.ndarray:
         """The counts as `[K, K]` int64 on the host.
@@ -162,7 +164,7 @@ class ConfusionMatrix:
         Raises:
             OverflowError: A count is 2**63 or more.
         """
-        return integers.to_numpy(self.limbs)
+        return exact_integers.to_numpy(self.limbs)
 
 
 def _size(num_classes: int) -> int:

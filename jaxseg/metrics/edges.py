@@ -56,7 +56,7 @@ def score_classes(
         ignore_index: The label of pixels that are not counted.
 
     Returns:
-        `[N, max(K, 2)]` float32 (float64 under x64); not-a-number for classes that are in none of the masks.
+        `[N, max(K, 2)]` float32 (float64 under x64); NaN for classes that are in none of the masks.
 
     Raises:
         InputError: Shapes do not fit, a type is not an integer's, or `num_classes` is below 1.
@@ -107,7 +107,7 @@ def within(edges: Edges, tolerance: Array) -> Array:
 
 
 def count(pixels: Array) -> Array:
-    """How many of `[..., H, W]` are true, `[...]` floating."""
+    """Returns the number of true pixels of `[..., H, W]`, `[...]` floating."""
     return pixels.sum((-2, -1), dtype=jnp.int32).astype(jnp.result_type(float))
 
 

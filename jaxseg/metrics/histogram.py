@@ -1,4 +1,4 @@
-"""How many elements fall into each cell: the one inner loop of every metric that counts."""
+"""Histograms of integers, the inner loop of every metric that counts."""
 
 import functools
 import itertools
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.errors import InputError
-from jaxseg.metrics.label_values import widened
+from jaxseg.metrics.predictions import widened
 from jaxseg.typing import Array
 
 _BLOCK = 1 << 14  # of what is multiplied at once

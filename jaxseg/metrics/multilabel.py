@@ -5,22 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.errors import InputError
-from jaxseg.metrics import integers
+from jaxseg.metrics import exact_integers
 from jaxseg.metrics.histogram import histogram
-from jaxseg.metrics.label_values import Ignored, as_int32, counted
+from jaxseg.metrics.predictions import Ignored, as_int32, counted
 from jaxseg.typing import Array
 
 
 @flax.struct.dataclass
 class MultilabelCounts:
-    r"""How many pixels have each class, and were predicted to, `[K, 2, 2]`: rows are the truth, no and yes.
+    r"""Numbers of pixels that have each class and were predicted to, `[K, 2, 2]`: rows are the truth, no and yes.
 
     $C_{ctp}$ counts the pixels whose truth of class c is t and that were predicted as p; an absent class has zeros where t = 1.
     Counts are exact whatever their size, as those of `ConfusionMatrix`. Every score takes them; a pixel may be ignored
     for one class and count for another, so that the classes may count different numbers of pixels.
 
     Attributes:
-        limbs: `[..., K, 2, 2, 3]` uint32; leading axes are those of several such counts, as of `per_image`.
+        limbs: `[..., K, 2, 2, 3]` uint32; leading axes are those of several such counts, as returned by `per_image`.
 
     >>> counts = MultilabelCounts.zero(2)
     >>> labels, predictions = jnp.array([[[[1, 0], [1, 255]]]]), jnp.array([[[[1, 1], [0, 1]]]])
@@ -60,14 +60,14 @@ class MultilabelCounts:
             ignore_index: The label of what is not counted, or several.
 
         Raises:
-            InputError: As of `update`.
+            InputError: For the same reasons as `update`.
         """
         counts = _tables(labels, predictions, ignore_index, per_image=True)
-        return cls(integers.from_counts(counts))
+        return cls(exact_integers.from_counts(counts))
 
     @property
     def num_classes(self) -> int:
-        """How many classes are counted."""
+        """The number of classes."""
         return self.limbs.shape[-4]
 
     def update(
@@ -77,7 +77,7 @@ class MultilabelCounts:
 
         Args:
             labels: `[N, H, W, K]`, any integer type, the truth: 0, 1 or `ignore_index`.
-            predictions: `[N, H, W, K]`, any integer type, 0 or 1 as of `multilabel_from_logits`.
+            predictions: `[N, H, W, K]`, any integer type, 0 or 1, such as those returned by `multilabel_from_logits`.
             ignore_index: The label of what is not counted, or several such labels.
 
         Returns:
@@ -95,7 +95,7 @@ class MultilabelCounts:
             raise InputError(
                 f"labels {labels.shape} are of {counts.shape[1]} classes, the counts of {self.num_classes}"
             )
-        return self + MultilabelCounts(integers.sum_over_devices(counts))
+        return self + MultilabelCounts(exact_integers.sum_over_devices(counts))
 
     def __add__(self, other: "MultilabelCounts") -> "MultilabelCounts":
         """The counts of both.
@@ -107,11 +107,11 @@ class MultilabelCounts:
             raise InputError(
                 f"counts {self.limbs.shape[:-1]} cannot be added to {other.limbs.shape[:-1]}"
             )
-        return MultilabelCounts(integers.add(self.limbs, other.limbs))
+        return MultilabelCounts(exact_integers.add(self.limbs, other.limbs))
 
     def to_float(self) -> Array:
         """The counts as `[K, 2, 2]` floats on the device, rounded to float32, or to float64 under x64."""
-        return integers.to_float(self.limbs)
+        return exact_integers.to_float(self.limbs)
 
     def to_numpy(self) -> np.ndarray:
         """The counts as `[K, 2, 2]` int64 on the host.
@@ -119,7 +119,7 @@ class MultilabelCounts:
         Raises:
             OverflowError: A count is 2**63 or more.
         """
-        return integers.to_numpy(self.limbs)
+        return exact_integers.to_numpy(self.limbs)
 
 
 def _tables(

@@ -1,6 +1,6 @@
 r"""Means over images of the scores of single images: different numbers, each of which someone calls IoU or Dice.
 
-With $s_{ic}$ the score of class c in image i, not-a-number where it is absent there (0 / 0), and means over numbers only:
+With $s_{ic}$ the score of class c in image i, NaN where it is absent there (0 / 0), and means over numbers only:
 
 | function | is | reported by |
 |---|---|---|
@@ -26,7 +26,7 @@ import numpy as np
 
 from jaxseg import collective
 from jaxseg.errors import InputError
-from jaxseg.metrics.outcomes import Counts, outcomes
+from jaxseg.metrics.confusion_counts import Counts, confusion_counts
 from jaxseg.metrics.scores import Score, ScoreFn, macro, mean_of_numbers, micro, ratio
 from jaxseg.typing import Array
 
@@ -35,7 +35,7 @@ from jaxseg.typing import Array
 class RunningMean:
     r"""The mean over images of values of single images, $\sum_i v_i / n$: a pytree for a pass over a data set.
 
-    Values that are not-a-number, as of absent classes and of images that are ignored altogether, are left out. Rounding errors do not add up: what a sum has lost is kept beside it.
+    Values that are NaN, as of absent classes and of images that are ignored altogether, are left out. Rounding errors do not add up: what a sum has lost is kept beside it.
 
     Attributes:
         sums: `[2, ...]`: the sum of the values that are numbers, and what its rounding has lost (Knuth's two-sum).
@@ -104,7 +104,7 @@ class RunningMean:
 
     @property
     def value(self) -> Array:
-        """The mean, `[...]`; not-a-number where there was no value."""
+        """The mean, `[...]`; NaN where there was no value."""
         return ratio(self.total, self.numbers.astype(self.sums.dtype))
 
 
@@ -145,12 +145,12 @@ class ImageMeans:
 
         Args:
             score: Such as `iou`, always the same.
-            counts: `[N, ...]` counts of single images, as of `ConfusionMatrix.per_image`.
+            counts: `[N, ...]` counts of single images, returned by `ConfusionMatrix.per_image`.
 
         Raises:
             InputError: The counts have no axis of images, or are of another number of classes.
         """
-        parts = outcomes(counts)
+        parts = confusion_counts(counts)
         if parts.tp.ndim != 2:
             raise InputError(
                 f"counts of {parts.tp.shape} classes are not those of single images, [N, K]: see per_image"
@@ -175,7 +175,7 @@ def class_means(means: ImageMeans) -> Array:
         means: Of any number of images; ignored pixels are in none of their scores.
 
     Returns:
-        `[K]`; not-a-number for classes that are in no image. nnU-Net's `mean` of its `summary.json`; torchmetrics'
+        `[K]`; NaN for classes that are in no image. nnU-Net's `mean` of its `summary.json`; torchmetrics'
         `segmentation.MeanIoU(per_class=True)`, which says -1 instead.
 
     >>> from jaxseg.metrics import ConfusionMatrix, iou

@@ -1,4 +1,4 @@
-"""How much probability each class got in each bin: exact sums over all classes of all pixels.
+"""Sums of the probabilities of each class in each bin, exact over all classes of all pixels.
 
 There are K times as many values as pixels, and this is where the time of an update would go. So the 24 bits of a value are
 not summed byte by byte: the sums of a block of pixels fit into 32 bits, and those of blocks become limbs.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxseg.metrics import integers
+from jaxseg.metrics import exact_integers
 from jaxseg.metrics.histogram import bin_of
 from jaxseg.typing import Array
 
@@ -19,7 +19,7 @@ _CHUNK = 1 << 16  # values whose bins and tables stay in a CPU's cache
 _CHUNK_BLOCKS = 256  # whose 24 bits each 32 bits can add
 
 
-def sums_by_bin(probabilities: Array, valid: Array, bins: int) -> integers.Limbs:
+def sums_by_bin(probabilities: Array, valid: Array, bins: int) -> exact_integers.Limbs:
     """The sum of the probabilities of each class in each bin, over the pixels that count and over devices.
 
     On CPUs and GPUs each value adds to its cell, as in `histogram`; on TPUs, which scatter one element at a time, each
@@ -35,7 +35,7 @@ def sums_by_bin(probabilities: Array, valid: Array, bins: int) -> integers.Limbs
         `[K, B, 3]` in multiples of 2**-24.
 
     >>> p = jnp.array([[[[0.25, 0.75], [0.5, 0.5]]]])
-    >>> (integers.to_float(sums_by_bin(p, jnp.ones((1, 1, 2), bool), 2)) / 2**24).tolist()
+    >>> (exact_integers.to_float(sums_by_bin(p, jnp.ones((1, 1, 2), bool), 2)) / 2**24).tolist()
     [[0.25, 0.5], [0.0, 1.25]]
     """
     chunks = functools.partial(sums_in_chunks, bins=bins)
@@ -43,10 +43,10 @@ def sums_by_bin(probabilities: Array, valid: Array, bins: int) -> integers.Limbs
     masking = functools.partial(sums_by_image, tables=masked, bins=bins)
     on_cpu = chunks if jax.device_count() == 1 else adding  # several devices: cut by their sharding
     sums = jax.lax.platform_dependent(probabilities, valid, cpu=on_cpu, tpu=masking, default=adding)
-    return integers.total_over_devices(sums)
+    return exact_integers.total_over_devices(sums)
 
 
-def sums_in_chunks(probabilities: Array, valid: Array, *, bins: int) -> integers.Limbs:
+def sums_in_chunks(probabilities: Array, valid: Array, *, bins: int) -> exact_integers.Limbs:
     """The sums of one device, `[K, B, 3]`, some blocks at a time."""
     classes, pixels = probabilities.shape[-1], valid.size
     blocks = max(min(_CHUNK // (_BLOCK * classes), -(-pixels // _BLOCK), _CHUNK_BLOCKS), 1)
@@ -54,8 +54,8 @@ def sums_in_chunks(probabilities: Array, valid: Array, *, bins: int) -> integers
     zero = jnp.zeros((classes, bins, 3), jnp.uint32)
 
     def add(sums: Array, probabilities: Array, valid: Array) -> Array:
-        tables = integers.from_counts(added(probabilities, valid, bins=bins))
-        return integers.add(sums, integers.carry(tables.sum(0, dtype=jnp.uint32)))
+        tables = exact_integers.from_counts(added(probabilities, valid, bins=bins))
+        return exact_integers.add(sums, exact_integers.carry(tables.sum(0, dtype=jnp.uint32)))
 
     probabilities, valid = probabilities.reshape(pixels, classes), valid.reshape(pixels)
     whole = pixels // size
@@ -72,7 +72,7 @@ def sums_in_chunks(probabilities: Array, valid: Array, *, bins: int) -> integers
 
 def sums_by_image(
     probabilities: Array, valid: Array, *, bins: int, tables: Callable[..., Array]
-) -> integers.Limbs:
+) -> exact_integers.Limbs:
     """The same, all blocks of all images at once, each image where it lies.
 
     Args:
@@ -84,7 +84,7 @@ def sums_by_image(
     of_blocks = jax.vmap(functools.partial(tables, bins=bins))(
         probabilities, valid.reshape(images, pixels)
     )
-    return integers.total(integers.total(integers.from_counts(of_blocks), 1), 0)
+    return exact_integers.total(exact_integers.total(exact_integers.from_counts(of_blocks), 1), 0)
 
 
 def added(probabilities: Array, valid: Array, *, bins: int) -> Array:
@@ -114,5 +114,5 @@ def masked(probabilities: Array, valid: Array, *, bins: int) -> Array:
 
 def _multiples(probabilities: Array, valid: Array) -> Array:
     """The probabilities in multiples of 2**-24, 0 where they do not count."""
-    rounded = jnp.round(probabilities * 2.0**integers.BITS)
+    rounded = jnp.round(probabilities * 2.0**exact_integers.BITS)
     return jnp.where(valid[:, None], rounded, 0).astype(jnp.uint32)

@@ -10,11 +10,11 @@ With the true and false positives and negatives of class c ($\mathrm{tp}_c$, ...
 | `recall` (accuracy of a class, sensitivity) | tp / (tp + fn) |
 | `specificity` | tn / (tn + fp) |
 
-A class that the formula says nothing about (0 / 0) is *absent*: not-a-number by itself, left out of every mean, neither
+A class that the formula says nothing about (0 / 0) is *absent*: NaN by itself, left out of every mean, neither
 1 nor 0. A class without truth that was predicted somewhere is not absent: its IoU is 0. One confusion matrix is summed
 over the data set first and scored once; means over images or batches of such scores are other numbers.
 
-Each function takes a `ConfusionMatrix`, `MultilabelCounts`, `Outcomes`, or `[K, K]` integer counts with the truth in
+Each function takes a `ConfusionMatrix`, `MultilabelCounts`, `ConfusionCounts`, or `[K, K]` integer counts with the truth in
 rows. NumPy counts (and pytrees that `jax.device_get` brought to the host) are scored in float64 on the host, with a
 NumPy result; anything else on the device, under jit too, in float32 (float64 under x64). With one sigmoid there are two
 classes, background and foreground, and means are over both. Counts with leading axes, such as of
@@ -28,9 +28,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.errors import InputError
-from jaxseg.metrics import integers
+from jaxseg.metrics import exact_integers
+from jaxseg.metrics.confusion_counts import (
+    ConfusionCounts,
+    Counts,
+    confusion_counts,
+    marginals,
+    tables,
+)
 from jaxseg.metrics.multilabel import MultilabelCounts
-from jaxseg.metrics.outcomes import Counts, Outcomes, marginals, outcomes, tables
 from jaxseg.typing import Array
 
 Score = Array | np.ndarray
@@ -45,7 +51,7 @@ def iou(counts: Counts) -> Score:
         counts: Counts of any kind; ignored pixels are in none.
 
     Returns:
-        `[K]`; not-a-number for classes that are neither in the truth nor in the predictions.
+        `[K]`; NaN for classes that are neither in the truth nor in the predictions.
 
     >>> iou(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).tolist()
     [0.75, 0.8, nan]
@@ -53,7 +59,7 @@ def iou(counts: Counts) -> Score:
     References:
         Jaccard, The Distribution of the Flora in the Alpine Zone, 1912, https://doi.org/10.1111/j.1469-8137.1912.tb05611.x
     """
-    tp, fp, fn, _ = outcomes(counts)
+    tp, fp, fn, _ = confusion_counts(counts)
     return ratio(tp, tp + fp + fn)
 
 
@@ -64,7 +70,7 @@ def dice(counts: Counts) -> Score:
         counts: Counts of any kind; ignored pixels are in none.
 
     Returns:
-        `[K]`; not-a-number for classes that are neither in the truth nor in the predictions.
+        `[K]`; NaN for classes that are neither in the truth nor in the predictions.
 
     >>> dice(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4).tolist()
     [0.8571, 0.8889, nan]
@@ -85,7 +91,7 @@ def f_beta(counts: Counts, *, beta: float) -> Score:
         beta: How many times as important recall is as precision, 0 or more; 1 gives `dice`.
 
     Returns:
-        `[K]`; not-a-number for classes that are neither in the truth nor in the predictions.
+        `[K]`; NaN for classes that are neither in the truth nor in the predictions.
 
     Raises:
         InputError: `beta` is negative or not finite.
@@ -98,7 +104,7 @@ def f_beta(counts: Counts, *, beta: float) -> Score:
     """
     if not 0 <= beta < float("inf"):
         raise InputError(f"beta is {beta}, it is finite and not negative")
-    tp, fp, fn, _ = outcomes(counts)
+    tp, fp, fn, _ = confusion_counts(counts)
     square = beta * beta
     return ratio((1 + square) * tp, (1 + square) * tp + square * fn + fp)
 
@@ -110,7 +116,7 @@ def precision(counts: Counts) -> Score:
         counts: Counts of any kind; ignored pixels are in none.
 
     Returns:
-        `[K]`; not-a-number for classes that were never predicted, also where they are in the truth. Equal to
+        `[K]`; NaN for classes that were never predicted, also where they are in the truth. Equal to
         scikit-learn's with `zero_division=np.nan`.
 
     >>> precision(np.array([[3, 1, 0], [0, 4, 0], [0, 2, 0]])).round(4).tolist()
@@ -120,7 +126,7 @@ def precision(counts: Counts) -> Score:
         Kent, Berry, Luehrs and Perry, Machine Literature Searching VIII: Operational Criteria for Designing Information
         Retrieval Systems, 1955, https://doi.org/10.1002/asi.5090060209
     """
-    tp, fp, _, _ = outcomes(counts)
+    tp, fp, _, _ = confusion_counts(counts)
     return ratio(tp, tp + fp)
 
 
@@ -131,7 +137,7 @@ def recall(counts: Counts) -> Score:
         counts: Counts of any kind; ignored pixels are in none.
 
     Returns:
-        `[K]`; not-a-number for classes that are not in the truth.
+        `[K]`; NaN for classes that are not in the truth.
 
     >>> recall(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).tolist()
     [0.75, 1.0, nan]
@@ -140,7 +146,7 @@ def recall(counts: Counts) -> Score:
         Kent, Berry, Luehrs and Perry, Machine Literature Searching VIII: Operational Criteria for Designing Information
         Retrieval Systems, 1955, https://doi.org/10.1002/asi.5090060209
     """
-    tp, _, fn, _ = outcomes(counts)
+    tp, _, fn, _ = confusion_counts(counts)
     return ratio(tp, tp + fn)
 
 
@@ -151,7 +157,7 @@ def specificity(counts: Counts) -> Score:
         counts: Counts of any kind; ignored pixels are in none.
 
     Returns:
-        `[K]`; not-a-number where every pixel is of the class.
+        `[K]`; NaN where every pixel is of the class.
 
     >>> specificity(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).tolist()
     [1.0, 0.75, 1.0]
@@ -160,7 +166,7 @@ def specificity(counts: Counts) -> Score:
         Yerushalmy, Statistical Problems in Assessing Methods of Medical Diagnosis, with Special Reference to X-Ray
         Techniques, 1947, https://doi.org/10.2307/4586294
     """
-    _, fp, _, tn = outcomes(counts)
+    _, fp, _, tn = confusion_counts(counts)
     return ratio(tn, tn + fp)
 
 
@@ -172,7 +178,7 @@ def macro(score: ScoreFn, counts: Counts) -> Score:
         counts: Counts of any kind that the score takes, without ignored pixels; `foreground(counts)` leaves the background out.
 
     Returns:
-        A scalar; not-a-number where no class has the score.
+        A scalar; NaN where no class has the score.
 
     >>> float(macro(precision, np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4))
     0.9
@@ -181,7 +187,7 @@ def macro(score: ScoreFn, counts: Counts) -> Score:
         Sokolova and Lapalme, A systematic analysis of performance measures for classification tasks, 2009,
         https://doi.org/10.1016/j.ipm.2009.03.002
     """
-    return mean_of_numbers(score(outcomes(counts)))
+    return mean_of_numbers(score(confusion_counts(counts)))
 
 
 def micro(score: ScoreFn, counts: Counts) -> Score:
@@ -196,7 +202,7 @@ def micro(score: ScoreFn, counts: Counts) -> Score:
         counts: Counts of any kind that the score takes; ignored pixels are in none.
 
     Returns:
-        A scalar; not-a-number without pixels.
+        A scalar; NaN without pixels.
 
     >>> float(micro(iou, np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4))
     0.7778
@@ -205,7 +211,9 @@ def micro(score: ScoreFn, counts: Counts) -> Score:
         Sokolova and Lapalme, A systematic analysis of performance measures for classification tasks, 2009,
         https://doi.org/10.1016/j.ipm.2009.03.002
     """
-    return score(Outcomes(*(sum_in_pairs(part)[..., None] for part in outcomes(counts))))[..., 0]
+    return score(
+        ConfusionCounts(*(sum_in_pairs(part)[..., None] for part in confusion_counts(counts)))
+    )[..., 0]
 
 
 def weighted(score: ScoreFn, counts: Counts) -> Score:
@@ -216,7 +224,7 @@ def weighted(score: ScoreFn, counts: Counts) -> Score:
         counts: Counts of any kind that the score takes; ignored pixels are in none.
 
     Returns:
-        A scalar; classes without the score are left out, of the weights too; not-a-number where none is left.
+        A scalar; classes without the score are left out, of the weights too; NaN where none is left.
 
     >>> float(weighted(dice, np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4))
     0.873
@@ -225,7 +233,7 @@ def weighted(score: ScoreFn, counts: Counts) -> Score:
         scikit-learn's `average="weighted"`: Pedregosa et al., Scikit-learn: Machine Learning in Python, 2011,
         https://jmlr.org/papers/v12/pedregosa11a.html
     """
-    parts = outcomes(counts)
+    parts = confusion_counts(counts)
     return mean_of_numbers(score(parts), parts.tp + parts.fn)
 
 
@@ -236,7 +244,7 @@ def pixel_accuracy(counts: Counts) -> Score:
         counts: A `ConfusionMatrix`, `MultilabelCounts`, or `[K, K]` counts; ignored pixels are in none.
 
     Returns:
-        A scalar; not-a-number without pixels.
+        A scalar; NaN without pixels.
 
     Raises:
         InputError: For outcomes, which do not say how many pixels there were.
@@ -250,8 +258,8 @@ def pixel_accuracy(counts: Counts) -> Score:
     """
     right, everything = _right_of_all(tables(counts))
     if isinstance(counts, MultilabelCounts):
-        right, everything = integers.total(right, -1), integers.total(everything, -1)
-    return ratio(integers.to_float(right), integers.to_float(everything))
+        right, everything = exact_integers.total(right, -1), exact_integers.total(everything, -1)
+    return ratio(exact_integers.to_float(right), exact_integers.to_float(everything))
 
 
 def mean_accuracy(counts: Counts) -> Score:
@@ -261,7 +269,7 @@ def mean_accuracy(counts: Counts) -> Score:
         counts: Counts of any kind; ignored pixels are in none.
 
     Returns:
-        A scalar; not-a-number without pixels.
+        A scalar; NaN without pixels.
 
     >>> float(mean_accuracy(np.array([[3, 1], [0, 4]])))
     0.875
@@ -282,7 +290,7 @@ def mean_iou(counts: Counts) -> Score:
         counts: Counts of any kind, of the whole data set; ignored pixels are in none.
 
     Returns:
-        A scalar; not-a-number without pixels.
+        A scalar; NaN without pixels.
 
     >>> float(mean_iou(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4))
     0.775
@@ -302,7 +310,7 @@ def mean_dice(counts: Counts) -> Score:
         counts: Counts of any kind; ignored pixels are in none.
 
     Returns:
-        A scalar; not-a-number without pixels.
+        A scalar; NaN without pixels.
 
     >>> float(mean_dice(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])).round(4))
     0.873
@@ -320,7 +328,7 @@ def frequency_weighted_iou(counts: Counts) -> Score:
         counts: Counts of any kind; ignored pixels are in none.
 
     Returns:
-        A scalar; not-a-number without pixels.
+        A scalar; NaN without pixels.
 
     >>> float(frequency_weighted_iou(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])))
     0.775
@@ -332,23 +340,23 @@ def frequency_weighted_iou(counts: Counts) -> Score:
     return weighted(iou, counts)
 
 
-@integers.compiled
-def _right_of_all(limbs: integers.Limbs) -> tuple[integers.Limbs, integers.Limbs]:
-    """How many pixels of each table are right, and how many there are."""
+@exact_integers.compiled
+def _right_of_all(limbs: exact_integers.Limbs) -> tuple[exact_integers.Limbs, exact_integers.Limbs]:
+    """Returns the number of correct pixels of each table, and of all pixels."""
     right, _, _, everything = marginals(limbs)
-    return integers.total(right, -1), everything
+    return exact_integers.total(right, -1), everything
 
 
 def ratio(numerator: Any, denominator: Any) -> Any:
-    """The quotient; not-a-number, without a warning, where the denominator is 0."""
-    xp = integers.namespace(denominator)
+    """The quotient; NaN, without a warning, where the denominator is 0."""
+    xp = exact_integers.namespace(denominator)
     absent = denominator == 0
     return xp.where(absent, xp.nan, numerator / xp.where(absent, 1, denominator))
 
 
 def mean_of_numbers(scores: Any, weights: Any = None) -> Any:
     """The mean over the last axis of the scores that are numbers, weighted by weights that are not negative."""
-    xp = integers.namespace(scores)
+    xp = exact_integers.namespace(scores)
     present = ~xp.isnan(scores)
     weights = present.astype(scores.dtype) if weights is None else xp.where(present, weights, 0)
     return ratio(sum_in_pairs(xp.where(present, scores, 0) * weights), sum_in_pairs(weights))

@@ -6,7 +6,7 @@ they are and what ignored pixels do), and d the Euclidean distance, exact, in un
 $$D_T = \{d(t, E_P) : t \in E_T\}, \qquad D_P = \{d(p, E_T) : p \in E_P\}.$$
 
 They count an edge by its pixels, in two dimensions, as MONAI does; DeepMind's `surface-distance` weighs each by the
-length of the edge in it. Scores are of one image each: `[N, max(K, 2)]`, not-a-number where neither mask has an edge.
+length of the edge in it. Scores are of one image each: `[N, max(K, 2)]`, NaN where neither mask has an edge.
 Where only one has, distances are infinite: `jnp.nanmean` over images is then infinite too, so say what you do with them.
 """
 
@@ -37,14 +37,14 @@ def normalized_surface_dice(
 
     Args:
         labels: `[N, H, W]`, any integer type, the truth.
-        predictions: `[N, H, W]`, any integer type, class ids as of `labels_from_logits`.
+        predictions: `[N, H, W]`, any integer type, class ids, such as those returned by `labels_from_logits`.
         num_classes: K of the logits; 1 stands for one sigmoid, whose classes are 0 and 1.
         tolerance: $\tau$ in units of `spacing`, one for all classes or `max(K, 2)` of them.
         ignore_index: The label of pixels that are not counted; they are in no mask and make no edge.
         spacing: The height and the width of a pixel.
 
     Returns:
-        `[N, max(K, 2)]` floats; not-a-number where neither mask has an edge, 0 where one has.
+        `[N, max(K, 2)]` floats; NaN where neither mask has an edge, 0 where one has.
 
     Raises:
         InputError: Shapes, types, `num_classes` or `spacing` do not fit, or a tolerance is negative or not finite.
@@ -96,7 +96,7 @@ def hausdorff_distance(
     percentile: float = 100.0,
     spacing: tuple[float, float] = (1.0, 1.0),
 ) -> Array:
-    r"""How far the edges are from each other at worst, or at a percentile: HD, and HD95 with `percentile=95`.
+    r"""The Hausdorff distance of edges, or a percentile of their distances: HD, and HD95 with `percentile=95`.
 
     $$\max(Q_q(D_T), Q_q(D_P)),$$
 
@@ -104,14 +104,14 @@ def hausdorff_distance(
 
     Args:
         labels: `[N, H, W]`, any integer type, the truth.
-        predictions: `[N, H, W]`, any integer type, class ids as of `labels_from_logits`.
+        predictions: `[N, H, W]`, any integer type, class ids, such as those returned by `labels_from_logits`.
         num_classes: K of the logits; 1 stands for one sigmoid, whose classes are 0 and 1.
         ignore_index: The label of pixels that are not counted; they are in no mask and make no edge.
         percentile: q, from 0 to 100, of each direction by itself.
         spacing: The height and the width of a pixel, in the unit of the result.
 
     Returns:
-        `[N, max(K, 2)]` floats; not-a-number where neither mask has an edge, infinite where one has.
+        `[N, max(K, 2)]` floats; NaN where neither mask has an edge, infinite where one has.
 
     Raises:
         InputError: Shapes, types, `num_classes` or `spacing` do not fit, or `percentile` is not from 0 to 100.
@@ -165,13 +165,13 @@ def average_symmetric_surface_distance(
 
     Args:
         labels: `[N, H, W]`, any integer type, the truth.
-        predictions: `[N, H, W]`, any integer type, class ids as of `labels_from_logits`.
+        predictions: `[N, H, W]`, any integer type, class ids, such as those returned by `labels_from_logits`.
         num_classes: K of the logits; 1 stands for one sigmoid, whose classes are 0 and 1.
         ignore_index: The label of pixels that are not counted; they are in no mask and make no edge.
         spacing: The height and the width of a pixel, in the unit of the result.
 
     Returns:
-        `[N, max(K, 2)]` floats; not-a-number where neither mask has an edge, infinite where one has.
+        `[N, max(K, 2)]` floats; NaN where neither mask has an edge, infinite where one has.
 
     Raises:
         InputError: Shapes, types, `num_classes` or `spacing` do not fit.

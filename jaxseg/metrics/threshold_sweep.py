@@ -13,19 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.errors import InputError
-from jaxseg.metrics import integers
+from jaxseg.metrics import exact_integers
+from jaxseg.metrics.confusion_counts import ConfusionCounts
 from jaxseg.metrics.histogram import bin_of, edges, histogram
-from jaxseg.metrics.label_values import Ignored, as_int32, counted
-from jaxseg.metrics.outcomes import Outcomes
+from jaxseg.metrics.predictions import Ignored, as_int32, counted
 from jaxseg.metrics.scores import ScoreFn, precision, ratio, recall, sum_in_pairs
 from jaxseg.typing import Array
 
 
 @flax.struct.dataclass
 class ThresholdSweep:
-    r"""How many pixels with and without a class have a probability in each bin, `[K, B, 2]`.
+    r"""Numbers of pixels with and without a class whose probability is in each bin, `[K, B, 2]`.
 
-    Binary, multiclass (each class against the others) and multilabel alike. Counts are exact whatever their size. Ignored
+    For binary, multiclass (each class against the others) and multilabel targets. Counts are exact whatever their size. Ignored
     pixels are in no bin, and an absent class has counts like any other: what is 0 / 0 of them is for the scores to say.
 
     Attributes:
@@ -36,7 +36,7 @@ class ThresholdSweep:
     >>> probabilities = jnp.array([0.1, 0.6, 0.5, 0.9]).reshape(1, 1, 4, 1)
     >>> sweep = sweep.update(labels=jnp.array([[[0, 1, 0, 1]]]), probabilities=probabilities)
     >>> from jaxseg.metrics import iou
-    >>> print(iou(sweep.outcomes())[:, 0])
+    >>> print(iou(sweep.confusion_counts())[:, 0])
     [0.5       0.6666667 0.6666667 0.5      ]
 
     References:
@@ -98,7 +98,7 @@ class ThresholdSweep:
         cells = (bin_of(probabilities, bins) + cells[(None,) * 3]) * 2 + positive
         size = classes * bins * 2
         counts = histogram(jnp.where(valid, cells, size), size)
-        counts = integers.sum_over_devices(counts.reshape(-1, classes, bins, 2))
+        counts = exact_integers.sum_over_devices(counts.reshape(-1, classes, bins, 2))
         return self + ThresholdSweep(counts)
 
     def __add__(self, other: "ThresholdSweep") -> "ThresholdSweep":
@@ -111,15 +111,15 @@ class ThresholdSweep:
             raise InputError(
                 f"counts {self.limbs.shape[:-1]} cannot be added to {other.limbs.shape[:-1]}"
             )
-        return ThresholdSweep(integers.add(self.limbs, other.limbs))
+        return ThresholdSweep(exact_integers.add(self.limbs, other.limbs))
 
-    def outcomes(self) -> Outcomes:
-        """What each class comes to at each threshold, `[B, K]`: every score takes it, `iou(sweep.outcomes())`.
+    def confusion_counts(self) -> ConfusionCounts:
+        """Returns the counts of each class at each threshold, `[B, K]`, for any score: `iou(sweep.confusion_counts())`.
 
         Returns:
-            Of one sigmoid `[B, 1]`, the class 1.
+            For one sigmoid `[B, 1]`, those of class 1.
         """
-        return _outcomes(self.limbs)
+        return _confusion_counts(self.limbs)
 
     def to_numpy(self) -> np.ndarray:
         """The counts as `[K, B, 2]` int64 on the host.
@@ -127,7 +127,7 @@ class ThresholdSweep:
         Raises:
             OverflowError: A count is 2**63 or more.
         """
-        return integers.to_numpy(self.limbs)
+        return exact_integers.to_numpy(self.limbs)
 
 
 class Curve(NamedTuple):
@@ -135,7 +135,7 @@ class Curve(NamedTuple):
 
     Attributes:
         x: `[B + 1, K]`; the last point stands for a threshold that no pixel passes.
-        y: `[B + 1, K]`, not-a-number where it is not defined.
+        y: `[B + 1, K]`, NaN where it is not defined.
         thresholds: `[B + 1]`, the last one infinite.
 
     >>> roc_curve(ThresholdSweep.zero(1, thresholds=2)).thresholds.tolist()
@@ -170,7 +170,7 @@ def precision_recall_curve(sweep: ThresholdSweep) -> Curve:
         Davis and Goadrich, The Relationship Between Precision-Recall and ROC Curves, 2006,
         https://doi.org/10.1145/1143844.1143874
     """
-    parts = _with_end(sweep.outcomes())
+    parts = _with_end(sweep.confusion_counts())
     return Curve(recall(parts), precision(parts), _ends(sweep))
 
 
@@ -183,7 +183,7 @@ def roc_curve(sweep: ThresholdSweep) -> Curve:
         sweep: Of any number of pixels; ignored ones are in none of its counts.
 
     Returns:
-        `[B + 1, K]` points, from (1, 1) to (0, 0); not-a-number for absent classes, without truth or without other pixels.
+        `[B + 1, K]` points, from (1, 1) to (0, 0); NaN for absent classes, without truth or without other pixels.
 
     >>> sweep = ThresholdSweep.zero(1, thresholds=4)
     >>> probabilities = jnp.array([0.1, 0.6, 0.5, 0.9]).reshape(1, 1, 4, 1)
@@ -194,11 +194,11 @@ def roc_curve(sweep: ThresholdSweep) -> Curve:
     References:
         Fawcett, An introduction to ROC analysis, 2006, https://doi.org/10.1016/j.patrec.2005.10.010
     """
-    parts = _with_end(sweep.outcomes())
+    parts = _with_end(sweep.confusion_counts())
     return Curve(ratio(parts.fp, parts.fp + parts.tn), recall(parts), _ends(sweep))
 
 
-@integers.compiled
+@exact_integers.compiled
 def average_precision(sweep: ThresholdSweep) -> Any:
     r"""The area under the precision-recall curve of each class as a sum of steps, $\sum_b (R_b - R_{b+1})\, P_b$.
 
@@ -208,7 +208,7 @@ def average_precision(sweep: ThresholdSweep) -> Any:
         sweep: Of any number of pixels; ignored ones are in none of its counts.
 
     Returns:
-        `[K]`; not-a-number for absent classes, those without truth.
+        `[K]`; NaN for absent classes, those without truth.
 
     >>> sweep = ThresholdSweep.zero(1, thresholds=4)
     >>> probabilities = jnp.array([0.1, 0.6, 0.5, 0.9]).reshape(1, 1, 4, 1)
@@ -220,15 +220,15 @@ def average_precision(sweep: ThresholdSweep) -> Any:
         Su, Yuan and Zhu, A Relationship between the Average Precision and the Area Under the ROC Curve, 2015,
         https://doi.org/10.1145/2808194.2809481
     """
-    parts = sweep.outcomes()
+    parts = sweep.confusion_counts()
     _, positives = _of_bins(sweep)
-    xp = integers.namespace(positives)
+    xp = exact_integers.namespace(positives)
     precisions = precision(parts)
     found = positives * xp.where(xp.isnan(precisions), 0, precisions)
     return ratio(sum_in_pairs(found.T), (parts.tp + parts.fn)[0])
 
 
-@integers.compiled
+@exact_integers.compiled
 def area_under_roc(sweep: ThresholdSweep) -> Any:
     r"""The area under the ROC curve of each class: how often a pixel with the class has the higher probability.
 
@@ -239,7 +239,7 @@ def area_under_roc(sweep: ThresholdSweep) -> Any:
         sweep: Of any number of pixels; ignored ones are in none of its counts.
 
     Returns:
-        `[K]`; not-a-number for absent classes, without truth or without other pixels.
+        `[K]`; NaN for absent classes, without truth or without other pixels.
 
     >>> sweep = ThresholdSweep.zero(1, thresholds=4)
     >>> probabilities = jnp.array([0.1, 0.6, 0.5, 0.9]).reshape(1, 1, 4, 1)
@@ -250,7 +250,7 @@ def area_under_roc(sweep: ThresholdSweep) -> Any:
     References:
         Fawcett, An introduction to ROC analysis, 2006, https://doi.org/10.1016/j.patrec.2005.10.010
     """
-    tp, fp, fn, tn = _with_end(sweep.outcomes())
+    tp, fp, fn, tn = _with_end(sweep.confusion_counts())
     negatives, _ = _of_bins(sweep)
     width = ratio(negatives, (fp + tn)[:1])
     height = ratio(tp[:-1] + tp[1:], 2 * (tp + fn)[:1])
@@ -262,7 +262,7 @@ class BestThreshold(NamedTuple):
 
     Attributes:
         threshold: `[K]`, the smallest of equally good ones.
-        score: `[K]`, the score there; not-a-number where no threshold has one.
+        score: `[K]`, the score there; NaN where no threshold has one.
 
     >>> BestThreshold(threshold=np.array([0.25]), score=np.array([1.0])).threshold.tolist()
     [0.25]
@@ -282,7 +282,7 @@ def best_threshold(score: ScoreFn, sweep: ThresholdSweep) -> BestThreshold:
         sweep: Of any number of pixels; ignored ones are in none of its counts.
 
     Returns:
-        A threshold and a score for each class; 0 and not-a-number for absent ones. `labels_from_logits(logits, threshold=...)` takes the threshold, and
+        A threshold and a score for each class; 0 and NaN for absent ones. `labels_from_logits(logits, threshold=...)` takes the threshold, and
         differs in pixels whose probability is exactly that number alone.
 
     >>> from jaxseg.metrics import iou
@@ -296,20 +296,20 @@ def best_threshold(score: ScoreFn, sweep: ThresholdSweep) -> BestThreshold:
         Lipton, Elkan and Narayanaswamy, Thresholding Classifiers to Maximize F1 Score, 2014,
         https://arxiv.org/abs/1402.1892
     """
-    values = score(sweep.outcomes())
-    xp = integers.namespace(values)
+    values = score(sweep.confusion_counts())
+    xp = exact_integers.namespace(values)
     best = xp.argmax(xp.where(xp.isnan(values), -xp.inf, values), 0)
     thresholds = xp.asarray(sweep.thresholds)
     return BestThreshold(thresholds[best], xp.take_along_axis(values, best[None], 0)[0])
 
 
-@integers.compiled
-def _outcomes(limbs: integers.Limbs) -> Outcomes:
-    xp = integers.namespace(limbs)
-    cumulative = integers.reversed_cumulative(limbs, -2)
+@exact_integers.compiled
+def _confusion_counts(limbs: exact_integers.Limbs) -> ConfusionCounts:
+    xp = exact_integers.namespace(limbs)
+    cumulative = exact_integers.reversed_cumulative(limbs, -2)
     fp, tp = (xp.swapaxes(cumulative[:, :, i], 0, 1) for i in range(2))
-    fn, tn = (integers.subtract(xp.broadcast_to(x[:1], x.shape), x) for x in (tp, fp))
-    return Outcomes(*(integers.to_float(part) for part in (tp, fp, fn, tn)))
+    fn, tn = (exact_integers.subtract(xp.broadcast_to(x[:1], x.shape), x) for x in (tp, fp))
+    return ConfusionCounts(*(exact_integers.to_float(part) for part in (tp, fp, fn, tn)))
 
 
 def _truth(
@@ -341,13 +341,13 @@ def _ends(sweep: ThresholdSweep) -> np.ndarray:
 
 def _of_bins(sweep: ThresholdSweep) -> tuple[Any, Any]:
     """Pixels without and with each class in each bin, `[B, K]` floats: the steps of both curves, not as differences."""
-    counts = integers.to_float(sweep.limbs)
+    counts = exact_integers.to_float(sweep.limbs)
     return counts[..., 0].T, counts[..., 1].T
 
 
-def _with_end(parts: Outcomes) -> Outcomes:
-    """Outcomes at one more threshold, which no pixel passes."""
-    xp = integers.namespace(parts.tp)
+def _with_end(parts: ConfusionCounts) -> ConfusionCounts:
+    """ConfusionCounts at one more threshold, which no pixel passes."""
+    xp = exact_integers.namespace(parts.tp)
     tp, fp, fn, tn = (part[:1] for part in parts)
-    end = Outcomes(xp.zeros_like(tp), xp.zeros_like(fp), tp + fn, fp + tn)
-    return Outcomes(*(xp.concatenate(pair) for pair in zip(parts, end, strict=True)))
+    end = ConfusionCounts(xp.zeros_like(tp), xp.zeros_like(fp), tp + fn, fp + tn)
+    return ConfusionCounts(*(xp.concatenate(pair) for pair in zip(parts, end, strict=True)))

@@ -1,21 +1,22 @@
-"""Heads: what makes logits of a decoder's map, or labels of a whole image."""
+"""Heads: logits of a decoder's map, and of labels for the whole image."""
 
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.nn.convolution import convolution
+from jaxseg.nn.conv import Conv
+from jaxseg.nn.dropout import Dropout
 from jaxseg.typing import Array
 
 
 class Head(nn.Module):
-    """One convolution with bias, from a decoder's map to logits.
+    """A convolution with bias from a decoder's map to logits.
 
     Attributes:
         features: Number of classes.
         kernel_size: Height and width of the kernel.
-        dtype: Type to compute in; that of the map and parameters by default.
+        dtype: Type to compute in; by default that of the map and parameters.
         param_dtype: Type of parameters.
 
     >>> import jax
@@ -32,25 +33,23 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps `[N, H, W, C]` to `[N, H, W, features]`."""
-        return nn.Conv(
+        return Conv(
             self.features,
-            (self.kernel_size, self.kernel_size),
-            padding=self.kernel_size // 2,
+            self.kernel_size,
             kernel_init=nn.initializers.xavier_uniform(),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            conv_general_dilated=convolution,
             name="conv",
         )(x)
 
 
 class ImageHead(nn.Module):
-    """Labels for the whole image: mean over the coarsest feature, dropout, one dense layer.
+    """Logits of labels for the whole image: mean over the coarsest feature, dropout, a dense layer.
 
     Attributes:
         features: Number of labels `L`.
         dropout: Rate of dropout in training.
-        dtype: Type to compute in; that of the feature and parameters by default.
+        dtype: Type to compute in; by default that of the feature and parameters.
         param_dtype: Type of parameters.
 
     >>> import jax
@@ -68,7 +67,7 @@ class ImageHead(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         """Maps `[N, H, W, C]` to `[N, features]`."""
         x = x.mean((1, 2))
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout)(x, train=train)
         return nn.Dense(
             self.features,
             kernel_init=nn.initializers.xavier_uniform(),

@@ -1,4 +1,4 @@
-"""The feature pyramid: one map per scale, each with the meaning of the coarsest."""
+"""The feature pyramid network: one map per scale, each of which sees the coarser ones."""
 
 from functools import partial
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxseg.nn.convolution import convolution
+from jaxseg.nn.conv import Conv
 from jaxseg.nn.resize import nearest
 from jaxseg.typing import Array
 
@@ -14,15 +14,14 @@ _INIT = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
 class FeaturePyramid(nn.Module):
-    """From coarse to fine: upsample by repeating pixels, add the feature, convolve.
+    """Upsamples from coarse to fine by nearest interpolation, adds each feature and convolves the sum.
 
-    Each feature goes through a 1x1 convolution (lateral), the sum of it and the upsampled coarser
-    sum is the next finer sum, and a 3x3 convolution of each sum is the pyramid's map. Nothing in it
-    is nonlinear, and the coarsest map has no sum.
+    Each feature goes through a 1x1 convolution (lateral). It is added to the upsampled coarser sum, and a 3x3 convolution
+    of the sum is the pyramid's map. There is no nonlinearity.
 
     Attributes:
-        channels: Channels of every map.
-        dtype: Type to compute in; that of features and parameters by default.
+        channels: Number of channels of every map.
+        dtype: Type to compute in; by default that of features and parameters.
         param_dtype: Type of parameters.
 
     References:
@@ -42,19 +41,18 @@ class FeaturePyramid(nn.Module):
 
     @nn.compact
     def __call__(self, features: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Maps `[N, h, w, _]`, fine to coarse, to `[N, h, w, channels]` in the same order."""
+        """Maps features `[N, h, w, _]`, fine to coarse, to `[N, h, w, channels]` in the same order."""
         conv = partial(
-            nn.Conv,
+            Conv,
             self.channels,
             kernel_init=_INIT,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            conv_general_dilated=convolution,
         )
         x, maps = None, []
         for i, feature in reversed(list(enumerate(features))):
-            lateral = conv(kernel_size=(1, 1), padding=0, name=f"lateral{i}")(feature)
+            lateral = conv(kernel_size=1, name=f"lateral{i}")(feature)
             size = (feature.shape[1], feature.shape[2])
             x = lateral if x is None else lateral + nearest(x, size)
-            maps.append(conv(kernel_size=(3, 3), padding=1, name=f"output{i}")(x))
+            maps.append(conv(kernel_size=3, name=f"output{i}")(x))
         return tuple(reversed(maps))

@@ -1,45 +1,72 @@
-"""The end of a residual block: the sum with the shortcut, and a ReLU."""
+"""The end of a residual block: the sum of its branch and the shortcut, and an activation."""
 
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from jaxseg.nn.platform import apart, by_platform
+from jaxseg.nn.cpu.platform import by_platform, is_disabled, noinline
+from jaxseg.nn.norm import Activation
 from jaxseg.typing import Array
 
 
-@jax.custom_vjp
-def add_relu(x: Array, shortcut: Array) -> Array:
-    """`relu(x + shortcut)`, which is in memory before the next block reads it.
+def add_residual(x: Array, shortcut: Array, activation: Activation | None = nn.relu) -> Array:
+    """Returns `activation(x + shortcut)`.
 
-    XLA on a CPU would compute it anew wherever it is read, and within it the sum of the block before, and so on: the code
-    of a stage grows with the square of its blocks. A ResNet-101 takes a quarter less time to compile like this.
+    A program for a CPU computes the sum, and its gradient, once per block. XLA would compute it again wherever it is read,
+    with the sum of the block before in it, and so on: time and code of a stage would grow with the square of its blocks
+    (7 % of a train step of U-Net with ResNet-34, 20 % of FPN with ResNet-50).
 
     Args:
-        x: `[N, H, W, C]`.
-        shortcut: The same shape and type.
+        x: `[N, H, W, C]`, the result of the block's convolutions.
+        shortcut: `[N, H, W, C]` of the same type.
+        activation: An elementwise function; None for the sum alone.
 
-    >>> float(add_relu(jnp.float32(1), jnp.float32(2)))
-    3.0
+    Returns:
+        `[N, H, W, C]`.
+
+    References:
+        He et al., Deep Residual Learning for Image Recognition, 2015, https://arxiv.org/abs/1512.03385
+
+    >>> import jax.numpy as jnp
+    >>> add_residual(jnp.array([1.0, -3.0]), jnp.array([2.0, 2.0])).tolist()
+    [3.0, 0.0]
     """
-    return by_platform(x, shortcut, cpu=apart(_add_relu), plain=_add_relu)
+    if is_disabled():
+        return _activate(activation, x + shortcut)
+    return _add(activation, x, shortcut)
 
 
-def _forward(x: Array, shortcut: Array) -> tuple[Array, Array]:
-    y = add_relu(x, shortcut)
-    return y, y
+def _activate(activation: Activation | None, x: Array) -> Array:
+    return x if activation is None else activation(x)
 
 
-def _backward(y: Array, cotangent: Array) -> tuple[Array, Array]:
-    passed = by_platform(y, cotangent, cpu=apart(_where_positive), plain=_where_positive)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _add(activation: Activation | None, x: Array, shortcut: Array) -> Any:
+    def add(x: Array, shortcut: Array) -> Array:
+        return _activate(activation, x + shortcut)
+
+    return by_platform(x, shortcut, cpu=noinline(add), plain=add)
+
+
+def _forward(activation: Activation | None, x: Array, shortcut: Array) -> tuple[Any, Any]:
+    y = _add(activation, x, shortcut)
+    if activation is None:
+        return y, None
+    if activation is nn.relu:
+        return y, y  # is in memory anyway, and has the same gradient as the sum
+    return y, x + shortcut
+
+
+def _backward(activation: Activation | None, saved: Any, cotangent: Array) -> tuple[Array, Array]:
+    def gradient(saved: Any, cotangent: Array) -> Array:
+        if activation is None:
+            return cotangent
+        return jax.vjp(activation, saved)[1](cotangent)[0]
+
+    passed = by_platform(saved, cotangent, cpu=noinline(gradient), plain=gradient)
     return passed, passed
 
 
-add_relu.defvjp(_forward, _backward)
-
-
-def _add_relu(x: Array, shortcut: Array) -> Array:
-    return jax.nn.relu(x + shortcut)
-
-
-def _where_positive(y: Array, cotangent: Array) -> Array:
-    return jnp.where(y > 0, cotangent, 0)
+_add.defvjp(_forward, _backward)

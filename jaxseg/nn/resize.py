@@ -1,9 +1,9 @@
 """Interpolation to any size, up or down, equal to torch's without antialiasing.
 
-Sizes are static under jit, so source positions and weights are NumPy constants. Both functions work
-axis by axis, and bilinear weights form a matrix: its gradient is the transposed product, where that
-of a gather would be a scatter. On a CPU, and along the rows of bands, small whole factors are sums of shifted maps instead
-(`phases.py`).
+Sizes are static under jit, so source positions and weights are NumPy constants. Both functions work axis by axis. Bilinear
+weights form a matrix, because the gradient of its product is the transposed product, where that of a gather would be a
+scatter. On a CPU, and along rows that are sharded, upsampling by a small whole factor is a sum of shifted maps instead
+(`bilinear_upsample.py`).
 """
 
 from collections.abc import Callable
@@ -15,22 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxseg.nn import phases
-from jaxseg.nn.platform import by_platform, in_bands
+from jaxseg.nn.cpu import bilinear_upsample
+from jaxseg.nn.cpu.platform import by_platform, has_spatial_shards, is_disabled
 from jaxseg.typing import Array, Size
 
 Form = Callable[[Array], Array]
 
 
 def nearest(x: Array, size: Size) -> Array:
-    """Takes the pixel at `floor(i * in / out)` in both directions.
+    """Resizes by nearest interpolation: pixel `i` of the result is the pixel `floor(i * in / out)` of the input.
 
     Args:
         x: `[N, H, W, C]` of any type.
         size: Height and width of the result.
 
     Returns:
-        `[N, *size, C]` of the same type. Gradients of floating point ones are added up in float32
+        `[N, *size, C]` of the same type. Gradients of floating point maps are added up in float32
         or wider.
 
     >>> nearest(jnp.arange(3).reshape(1, 1, 3, 1), (1, 5))[0, 0, :, 0].tolist()
@@ -48,31 +48,31 @@ def _nearest_axis(x: Array, axis: int, out: int) -> Array:
     index = nearest_index(length, out)
     factor = -(-out // length)
     if np.array_equal(index, np.arange(out) // factor):
-        # Every pixel is repeated, the last one perhaps cut: the gradient is then a plain sum.
+        # Every pixel is repeated `factor` times, the last one maybe fewer: the gradient is then a sum.
         return lax.slice_in_dim(jnp.repeat(x, factor, axis), 0, out, axis=axis)
     return jnp.take(x, index, axis)
 
 
 def nearest_index(length: int, out: int) -> np.ndarray:
-    """Which of `length` pixels each of `out` takes.
+    """Returns, for each of `out` pixels, the index of the nearest of `length` pixels.
 
-    The arithmetic is torch's for float32 images, rounding included: exact integers would differ by
-    a pixel here and there, such as at 41 of 82 made of 2.
+    The arithmetic is torch's for float32 images, rounding included: exact integers would differ at some pixels, such as
+    pixel 41 of 82 made of 2.
     """
     position = np.arange(out, dtype=np.float32) * (np.float32(length) / np.float32(out))
     return np.minimum(np.floor(position).astype(int), length - 1)
 
 
 def bilinear(x: Array, size: Size, *, align_corners: bool = False) -> Array:
-    """Weighs the two nearest pixels in both directions.
+    """Resizes by bilinear interpolation: the weighted mean of the two nearest pixels in both directions.
 
-    Output pixel `i` lies at `(i + 1/2) * in / out - 1/2` of the input, cut at zero; with
-    `align_corners` at `i * (in - 1) / (out - 1)`, so that the corner pixels of both coincide.
+    Output pixel `i` lies at `(i + 1/2) * in / out - 1/2` of the input, clipped at zero; with `align_corners` at
+    `i * (in - 1) / (out - 1)`, so that the corner pixels of both maps coincide.
 
     Args:
         x: `[N, H, W, C]`, floating point. Computed in float32 or wider.
         size: Height and width of the result.
-        align_corners: Which of the two conventions holds.
+        align_corners: Whether the corner pixels of both maps coincide.
 
     Returns:
         `[N, *size, C]` of the same type.
@@ -87,19 +87,20 @@ def bilinear(x: Array, size: Size, *, align_corners: bool = False) -> Array:
     y: Any = x.astype(dtype)
     for axis in (1, 2):
         length, out = x.shape[axis], size[axis - 1]
-        if out % length == 0 and 2 <= out // length <= phases.LARGEST:
-            y = _enlarged(y, out // length, axis, align_corners)
+        factor, rest = divmod(out, length)
+        if not is_disabled() and not rest and 2 <= factor <= bilinear_upsample.MAX_FACTOR:
+            y = _upsample(y, factor, axis, align_corners)
         elif out != length:
-            y = _weighed(y, _bilinear_matrix(length, out, align_corners), axis)
+            y = _multiply(y, _bilinear_matrix(length, out, align_corners), axis)
     return y.astype(x.dtype)
 
 
 bilinear_aligned = partial(bilinear, align_corners=True)
-"""`bilinear` with the corner pixels of both maps on each other."""
+"""`bilinear` with `align_corners=True`."""
 
 
-def _weighed(x: Array, matrix: np.ndarray, axis: int) -> Array:
-    """A matrix `[out, length]` times the map along an axis."""
+def _multiply(x: Array, matrix: np.ndarray, axis: int) -> Array:
+    """The product of a matrix `[out, length]` and the map along an axis."""
     return jnp.einsum(
         "oh,nhwc->nowc" if axis == 1 else "ow,nhwc->nhoc",
         jnp.asarray(matrix, x.dtype),
@@ -109,43 +110,44 @@ def _weighed(x: Array, matrix: np.ndarray, axis: int) -> Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _enlarged(x: Array, factor: int, axis: int, align_corners: bool) -> Array:
-    """`factor` times as long along an axis."""
+def _upsample(x: Array, factor: int, axis: int, align_corners: bool) -> Array:
+    """The map, `factor` times as long along an axis."""
     matrix = _bilinear_matrix(x.shape[axis], factor * x.shape[axis], align_corners)
-    return _by_phases(
+    return _by_axis(
         axis,
         x,
-        lambda x: phases.enlarge(x, matrix, axis),
-        lambda x: _weighed(x, matrix, axis),
+        lambda x: bilinear_upsample.upsample(x, matrix, axis),
+        lambda x: _multiply(x, matrix, axis),
     )
 
 
-def _enlarged_forward(x: Array, *how: Any) -> tuple[Array, None]:
-    return _enlarged(x, *how), None
+def _upsample_forward(x: Array, *options: Any) -> tuple[Array, None]:
+    return _upsample(x, *options), None
 
 
-def _enlarged_backward(
+def _upsample_backward(
     factor: int, axis: int, align_corners: bool, saved: None, cotangent: Array
 ) -> tuple[Array]:
     length = cotangent.shape[axis]
     matrix = _bilinear_matrix(length // factor, length, align_corners)
-    gradient = _by_phases(
+    gradient = _by_axis(
         axis,
         cotangent,
-        lambda g: phases.enlarge_gradient(g, matrix, axis),
-        lambda g: _weighed(g, matrix.T, axis),
+        lambda g: bilinear_upsample.upsample_gradient(g, matrix, axis),
+        lambda g: _multiply(g, matrix.T, axis),
     )
     return (gradient,)
 
 
-def _by_phases(axis: int, x: Array, of_phases: Form, of_matrix: Form) -> Array:
-    """The form for CPUs wherever rows lie in bands: `phases.py` says why."""
-    if axis == 1 and in_bands():
-        return of_phases(x)
-    return by_platform(x, cpu=of_phases, plain=of_matrix)
+def _by_axis(axis: int, x: Array, shifts: Form, product: Form) -> Array:
+    if axis == 1 and has_spatial_shards():
+        return shifts(
+            x
+        )  # exchanges one row with a neighbour, where a product with a matrix gathers all rows
+    return by_platform(x, cpu=shifts, plain=product)
 
 
-_enlarged.defvjp(_enlarged_forward, _enlarged_backward)
+_upsample.defvjp(_upsample_forward, _upsample_backward)
 
 
 def _bilinear_matrix(length: int, out: int, align_corners: bool) -> np.ndarray:

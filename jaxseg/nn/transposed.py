@@ -1,4 +1,4 @@
-"""Transposed convolution: PyTorch's, computed as a plain one whose channels are then spread out."""
+"""Transposed convolution equal to PyTorch's, computed as a plain convolution and a rearrangement of its channels."""
 
 from typing import Any
 
@@ -10,27 +10,27 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 from jaxseg.errors import InputError
-from jaxseg.nn.fit import fit, least_factor
+from jaxseg.nn.conv import add_bias
+from jaxseg.nn.crop_or_pad import crop_or_pad, smallest_factor
 from jaxseg.typing import Array, Size
 
 
 def transposed_convolution(
     x: Array, kernel: Array, stride: int, *, padding: int = 0, output_padding: int = 0
 ) -> Array:
-    """Every pixel of `x` lays down the kernel times its value, `stride` pixels apart, and they add up.
+    """Adds up, for each pixel of `x`, the kernel times its value, at positions `stride` pixels apart.
 
-    Equal to `torch.nn.functional.conv_transpose2d` with the kernel `[k, k, C, F]` for its
-    `[C, F, k, k]`. Pixel `stride * q + r` of the result gathers the inputs `q`, `q - 1`, ..., each
-    weighted by another slice of the kernel, so the phases `r` are channels of one convolution with
-    `ceil(k / stride)` taps, and with one or two of them a matrix product. On a CPU the gradient of
-    XLA's own form takes many times as long.
+    Equal to `torch.nn.functional.conv_transpose2d` with the kernel `[k, k, C, F]` for its `[C, F, k, k]`. Pixel
+    `stride * q + r` of the result is a weighted sum of the inputs `q`, `q - 1`, ..., each with a different slice of the
+    kernel. So the phases `r` are channels of one convolution with `ceil(k / stride)` taps, which is a matrix product for
+    one or two taps. On a CPU the gradient of XLA's transposed convolution takes many times as long.
 
     Args:
         x: `[N, H, W, C]`, floating point.
         kernel: `[k, k, C, F]` of the same type.
         stride: Pixels of the result per pixel of `x`.
-        padding: Pixels that are cut off on every side.
-        output_padding: Pixels that are left or added at the bottom and at the right.
+        padding: Pixels that are cropped on every side.
+        output_padding: Pixels that are added at the bottom and at the right.
 
     Returns:
         `[N, (H - 1) * stride - 2 * padding + k + output_padding, ..., F]`.
@@ -67,20 +67,10 @@ def transposed_convolution(
     return lax.pad(y, jnp.zeros((), y.dtype), ((0, 0, 0), side, side, (0, 0, 0)))
 
 
-def add_bias(x: Array, bias: Array) -> Array:
-    """`x + bias` in the type of both, whose gradient is added up over the pixels in float32 or wider.
-
-    >>> add_bias(jnp.zeros((1, 1, 2, 2)), jnp.arange(2.0)).ravel().tolist()
-    [0.0, 1.0, 0.0, 1.0]
-    """
-    wide = np.promote_types(np.float32, x.dtype)
-    return (x.astype(wide) + bias.astype(wide).reshape(1, 1, 1, -1)).astype(x.dtype)
-
-
 def bilinear_kernel(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """The kernel `[k, k, C, F]` of a transposed convolution that interpolates bilinearly.
+    """Initializes the kernel `[k, k, C, F]` of a transposed convolution to bilinear interpolation.
 
-    Its factor is `(k + 1) // 2`; channel `c` of the input goes to channel `c` of the result.
+    The factor is `(k + 1) // 2`; channel `c` of the result is channel `c` of the input.
 
     >>> bilinear_kernel(jax.random.key(0), (4, 4, 1, 1))[0, :, 0, 0].tolist()
     [0.0625, 0.1875, 0.1875, 0.0625]
@@ -102,13 +92,13 @@ class TransposedConv(nn.Module):
 
     Attributes:
         features: Channels of the result.
-        factor: How many times larger the result is, `f`. None takes the least that reaches the size
-            at which the parameters are made, and keeps it.
-        kernel_size: Height and width of the kernel, `k`; those of bilinear interpolation,
-            `2 * f - f % 2`, by default. Another one needs a factor and a `kernel_init`.
+        factor: Factor of the result's size, `f`. None takes the smallest that reaches the size with which the parameters
+            are made, and keeps it.
+        kernel_size: Height and width of the kernel, `k`; by default `2 * f - f % 2`, that of bilinear interpolation.
+            Another size needs a factor and a `kernel_init`.
         use_bias: Whether a bias is added.
-        kernel_init: Of the `[k, k, C, features]` kernel; bilinear interpolation by default.
-        dtype: Type to compute in; that of inputs and parameters by default.
+        kernel_init: Initializer of the kernel `[k, k, C, features]`; by default bilinear interpolation.
+        dtype: Type to compute in; by default that of inputs and parameters.
         param_dtype: Type of parameters.
 
     Raises:
@@ -142,10 +132,9 @@ class TransposedConv(nn.Module):
     def __call__(self, x: Array, size: Size | None = None) -> Array:
         """Maps `[N, H, W, C]` to `[N, f * H, f * W, features]`, or to `size`.
 
-        What is too much is cut at the bottom and at the right; what is missing repeats the last row
-        and column.
+        A larger result is cropped at the bottom and right, a smaller one repeats its last row and column.
         """
-        f = self.factor or self._settled(x, size)
+        f = self.factor or self._factor_of(x, size)
         k = self.kernel_size or 2 * f - f % 2
         shape = (k, k, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
@@ -160,11 +149,11 @@ class TransposedConv(nn.Module):
             x, kernel, f, padding=padding, output_padding=2 * padding - (k - f)
         )
         y = y if bias is None else add_bias(y, bias)
-        return y if size is None else fit(y, size, f)
+        return y if size is None else crop_or_pad(y, size, f)
 
-    def _settled(self, x: Array, size: Size | None) -> int:
+    def _factor_of(self, x: Array, size: Size | None) -> int:
         if self.has_variable("params", "kernel"):
             return (self.get_variable("params", "kernel").shape[0] + 1) // 2
         if size is None:
             raise InputError("a transposed convolution needs a factor or a size")
-        return least_factor(x, size)
+        return smallest_factor(x, size)

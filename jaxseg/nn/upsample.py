@@ -1,20 +1,18 @@
-"""Every kind of upsampling behind one signature: `upsample(x, size)`, `[N, H, W, C]` to `[N, *size, C]`.
+"""Upsampling functions of one signature: `upsample(x, size)`, `[N, H, W, C]` to `[N, *size, C]`.
 
-What takes a choice of upsampling (`UNet`, `SegmentationModel`) takes such a callable, an
-`Upsample`. Any whole factor `f` is the size `(f * H, f * W)`; any other size is reached exactly.
+`UNet` and `SegmentationModel` take such a callable, an `Upsample`. Every function reaches any size exactly.
 
-| kind | parameters | between whole factors |
+| function | parameters | at sizes between whole factors |
 |---|---|---|
 | `nearest` | none | interpolates |
 | `bilinear`, `bilinear_aligned` | none | interpolates |
-| `partial(max_unpool, indices=places)` | none | the places tell |
-| `transposed` | a kernel, at first bilinear | cuts the end |
-| `sub_pixel` | a convolution, at first nearest | cuts the end |
-| `partial(pixel_shuffle, factor=f)` | none; divides `C` by `f * f` | cuts the end |
+| `partial(max_unpool, indices=indices)` | none | the indices decide |
+| `transposed` | a kernel, initially bilinear | crops the end |
+| `sub_pixel` | a convolution, initially nearest | crops the end |
+| `partial(pixel_shuffle, factor=f)` | none; divides `C` by `f * f` | crops the end |
 
-The learned kinds make a layer of their own wherever they are called inside of a module's
-`nn.compact` method. Options are bound by `functools.partial`, such as `partial(transposed,
-factor=4)`; `UPSAMPLINGS` has the kinds by name, for recipes.
+`transposed` and `sub_pixel` create a layer at every call inside of a module's `nn.compact` method. Options are bound by
+`functools.partial`, such as `partial(transposed, factor=4)`; `UPSAMPLINGS` maps names to functions, for recipes.
 """
 
 import math
@@ -26,10 +24,11 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 from jaxseg.errors import InputError
-from jaxseg.nn.convolution import convolution
-from jaxseg.nn.fit import fit, least_factor
+from jaxseg.nn.conv import add_bias, convolve
+from jaxseg.nn.cpu.conv_window import Window
+from jaxseg.nn.crop_or_pad import crop_or_pad, smallest_factor
 from jaxseg.nn.resize import bilinear, bilinear_aligned, nearest
-from jaxseg.nn.transposed import TransposedConv, add_bias, bilinear_kernel
+from jaxseg.nn.transposed import TransposedConv, bilinear_kernel
 from jaxseg.typing import Array, Size, Upsample
 
 
@@ -42,15 +41,15 @@ def transposed(
     kernel_init: nn.initializers.Initializer = bilinear_kernel,
     param_dtype: Any = jnp.float32,
 ) -> Array:
-    """A `TransposedConv` of its own at every call, inside of a module's `nn.compact` method.
+    """Upsamples by a new `TransposedConv`, to call inside of a module's `nn.compact` method.
 
     Args:
         x: `[N, H, W, C]`, floating point; computed in its type.
         size: Height and width of the result.
-        factor: The whole factor to upsample by; the least that reaches `size` when the parameters
-            are made, by default. What is too much is cut at the bottom and right.
-        kernel_size: Of the kernel, as `TransposedConv` has it.
-        kernel_init: Of the kernel; bilinear interpolation by default.
+        factor: The whole factor to upsample by; by default the smallest that reaches `size` when the parameters are
+            made. A larger result is cropped at the bottom and right.
+        kernel_size: Height and width of the kernel, as in `TransposedConv`.
+        kernel_init: Initializer of the kernel; by default bilinear interpolation.
         param_dtype: Type of parameters.
 
     Returns:
@@ -81,7 +80,7 @@ def transposed(
 def sub_pixel(
     x: Array, size: Size, *, factor: int | None = None, param_dtype: Any = jnp.float32
 ) -> Array:
-    """A `SubPixelConv` of its own at every call, inside of a module's `nn.compact` method.
+    """Upsamples by a new `SubPixelConv`, to call inside of a module's `nn.compact` method.
 
     Args:
         x: `[N, H, W, C]`, floating point; computed in its type.
@@ -108,23 +107,23 @@ def sub_pixel(
 
 
 class SubPixelConv(nn.Module):
-    """A 3x3 convolution to `factor**2` times the channels, which are then spread over space.
+    """A 3x3 convolution to `factor**2` times the channels, which are then rearranged to pixels.
 
-    At first the pixels of a block are equal, so that it upsamples what it convolves by repeating.
+    Initially the pixels of a block are equal, so that the layer is a convolution and nearest interpolation.
 
     Attributes:
         features: Channels of the result.
-        factor: How many times larger the result is, `f`. None takes the least that reaches the size
-            at which the parameters are made, and keeps it.
-        kernel_init: Of the `[3, 3, C, features]` kernel that each of a block's pixels starts with.
-        dtype: Type to compute in; that of inputs and parameters by default.
+        factor: Factor of the result's size, `f`. None takes the smallest that reaches the size with which the parameters
+            are made, and keeps it.
+        kernel_init: Initializer of the kernel `[3, 3, C, features]` that all pixels of a block start with.
+        dtype: Type to compute in; by default that of inputs and parameters.
         param_dtype: Type of parameters.
 
     References:
         Shi et al., Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel
         Convolutional Neural Network, 2016, https://arxiv.org/abs/1609.05158; Aitken et al.,
         Checkerboard artifact free sub-pixel convolution, 2017, https://arxiv.org/abs/1707.02937,
-        for the start.
+        for the initialization.
 
     >>> y, _ = SubPixelConv(3, 2).init_with_output(jax.random.key(0), jnp.ones((1, 4, 4, 5)))
     >>> y.shape, bool((y[:, ::2] == y[:, 1::2]).all())
@@ -139,8 +138,8 @@ class SubPixelConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, size: Size | None = None) -> Array:
-        """Maps `[N, H, W, C]` to `[N, f * H, f * W, features]`, or to `size`, cut at the end."""
-        f = self.factor or self._settled(x, size)
+        """Maps `[N, H, W, C]` to `[N, f * H, f * W, features]`, or to `size`, cropped at the end."""
+        f = self.factor or self._factor_of(x, size)
 
         def repeated(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Array:
             return jnp.repeat(self.kernel_init(key, (*shape[:3], self.features), dtype), f * f, -1)
@@ -149,32 +148,28 @@ class SubPixelConv(nn.Module):
         kernel = self.param("kernel", repeated, shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (shape[-1],), self.param_dtype)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        layout = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
-        same = ((1, 1), (1, 1))
-        y = convolution(x, kernel, (1, 1), same, rhs_dilation=(1, 1), dimension_numbers=layout)
+        y = convolve(x, kernel, Window(padding=((1, 1), (1, 1))))
         y = depth_to_space(add_bias(y, bias), f)
-        return y if size is None else fit(y, size, f)
+        return y if size is None else crop_or_pad(y, size, f)
 
-    def _settled(self, x: Array, size: Size | None) -> int:
+    def _factor_of(self, x: Array, size: Size | None) -> int:
         if self.has_variable("params", "kernel"):
             return math.isqrt(self.get_variable("params", "kernel").shape[-1] // self.features)
         if size is None:
             raise InputError("a sub-pixel convolution needs a factor or a size")
-        return least_factor(x, size)
+        return smallest_factor(x, size)
 
 
 def pixel_shuffle(x: Array, size: Size, *, factor: int | None = None) -> Array:
-    """Spreads blocks of channels over space, as `torch.nn.PixelShuffle` does, to a given size.
+    """Rearranges blocks of channels to pixels, as `torch.nn.PixelShuffle` does, to any size.
 
-    The only kind that changes the channels, which whatever follows has to expect; `sub_pixel` keeps
-    them.
+    It divides the number of channels by `factor**2`; `sub_pixel` keeps it.
 
     Args:
         x: `[N, H, W, C]` of any type; `factor**2` divides `C`.
         size: Height and width of the result.
-        factor: The whole factor to upsample by; the least that reaches `size` by default, which of
-            a map of one pixel is no more than a guess. What is too much is cut at the bottom and
-            right.
+        factor: The whole factor to upsample by; by default the smallest that reaches `size`, which is a guess for a map
+            of one pixel. A larger result is cropped at the bottom and right.
 
     Returns:
         `[N, *size, C / factor**2]` of the same type.
@@ -185,17 +180,17 @@ def pixel_shuffle(x: Array, size: Size, *, factor: int | None = None) -> Array:
     >>> pixel_shuffle(jnp.arange(4.0).reshape(1, 1, 1, 4), (2, 2))[0, :, :, 0].tolist()
     [[0.0, 1.0], [2.0, 3.0]]
     """
-    factor = factor or least_factor(x, size)
-    return fit(depth_to_space(x, factor), size, factor)
+    factor = factor or smallest_factor(x, size)
+    return crop_or_pad(depth_to_space(x, factor), size, factor)
 
 
 def depth_to_space(x: Array, factor: int) -> Array:
-    """The rearrangement of `pixel_shuffle` by a whole factor.
+    """Rearranges blocks of channels to pixels by a whole factor.
 
     Args:
-        x: `[N, H, W, C * factor**2]`; channel `c * factor**2 + i * factor + j` becomes pixel `(i,
-            j)` of its block in channel `c`.
-        factor: How many times larger the result is.
+        x: `[N, H, W, C * factor**2]`; channel `c * factor**2 + i * factor + j` becomes pixel `(i, j)` of its block in
+            channel `c`.
+        factor: Factor of the result's height and width.
 
     Returns:
         `[N, factor * H, factor * W, C]`.
@@ -220,4 +215,4 @@ UPSAMPLINGS: dict[str, Upsample] = {
     "transposed": transposed,
     "sub_pixel": sub_pixel,
 }
-"""The kinds that need no more than a name: neither a pool's places nor, where maps may have one pixel, a factor."""
+"""Upsampling functions by name; those that need indices or a factor are not among them."""

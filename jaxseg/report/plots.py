@@ -38,7 +38,7 @@ def threshold_figure(sweep: ThresholdSweep, *, classes: Sequence[str] = ()) -> F
     1
     """
     sweep, names = jax.device_get(sweep), _names(sweep, classes)
-    parts, thresholds = sweep.outcomes(), sweep.thresholds
+    parts, thresholds = sweep.confusion_counts(), sweep.thresholds
     scores = {"IoU": np.asarray(metrics.iou(parts)), "Dice": np.asarray(metrics.dice(parts))}
     alone = len(names) == 1
     figure, panels = _figure(1 if alone else 2)

@@ -1,9 +1,9 @@
-"""A run in one HTML file: numbers, curves, classes, confusions and images, without a single outside reference."""
+"""Writes a run as one HTML file: key figures, curves, a task's sections and images, without any outside reference."""
 
 import html
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 
 import jaxseg
-from jaxseg import metrics
-from jaxseg.errors import InputError
-from jaxseg.report import curves, gallery, matrix, tables
+from jaxseg.report import curves, gallery, tables
 
 Row = Mapping[str, Any]
 
@@ -24,53 +22,43 @@ def write_report(
     *,
     title: str,
     history: Sequence[Row],
-    counts: np.ndarray,
-    classes: Sequence[str],
-    palette: np.ndarray,
-    best: Sequence[gallery.Example] = (),
-    worst: Sequence[gallery.Example] = (),
+    cards: Sequence[tuple[str, str, str]] = (),
+    score_curves: Mapping[str, str] | None = None,
+    sections: Sequence[tuple[str, str]] = (),
+    best: Sequence[Any] = (),
+    worst: Sequence[Any] = (),
+    draw: Callable[[np.ndarray, Any], Sequence[np.ndarray]] | None = None,
+    score_title: str = "score",
+    legend: str = "",
     facts: Mapping[str, Any] | None = None,
-    ignore_index: int = 255,
 ) -> Path:
     """Writes `report.html`: one file to keep, to send and to open anywhere.
 
     Args:
-        path: The file to write; replaced in one move once it is complete.
+        path: The file to write; replaced atomically once it is complete.
         title: The heading, such as the model and the data set.
         history: The rows of `metrics.jsonl` in order: `{"kind": "train", "step", "loss", "learning_rate"}` and
-            `{"kind": "validation", "step", "epoch", "loss", "mean_iou", "pixel_accuracy"}`; others are passed over.
-        counts: Confusion counts, an integer array `[K, K]`: rows are the truth, columns the prediction.
-        classes: K names.
-        palette: K colours, uint8 `[K, 3]`.
-        best: Images to show as the best ones.
-        worst: Images to show as the worst ones.
-        facts: What else to know about the run. A value that is a mapping becomes a table of its own (the recipe, the
-            environment); the others stand under the title (parameters, time).
-        ignore_index: The label that counts nowhere, drawn as a grey hatch.
+            `{"kind": "validation", "step", "epoch", "loss", ...}`; rows of other kinds are ignored.
+        cards: Key figures: name, value as HTML and a remark.
+        score_curves: Validation scores to plot in one chart: key of the rows by name for people.
+        sections: Headings and trusted HTML.
+        best: Examples to show as the best ones; see `gallery.figure`.
+        worst: Examples to show as the worst ones.
+        draw: Turns an image and an annotation into pictures, of which the first is shown; needed for examples.
+        score_title: The name of the examples' scores.
+        legend: Trusted HTML above the examples.
+        facts: Further facts about the run. A value that is a mapping becomes a table (the recipe, the environment); the
+            others stand below the title (parameters, time).
 
     Returns:
         The file's path.
 
-    Raises:
-        InputError: Counts that are not a square of integers, or names and colours of another number.
-
     >>> import tempfile
-    >>> counts = np.array([[8, 2], [0, 0]])
-    >>> palette = np.array([[30, 30, 30], [240, 90, 60]], np.uint8)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = write_report(
-    ...         f"{folder}/report.html", title="A run", history=[], counts=counts, classes=["road", "car"], palette=palette
-    ...     )
-    ...     path.name, "n/a" in path.read_text(encoding="utf-8")
+    ...     path = write_report(f"{folder}/report.html", title="A run", history=[], sections=[("Notes", "<p>none</p>")])
+    ...     path.name, "<h2>Notes</h2>" in path.read_text(encoding="utf-8")
     ('report.html', True)
     """
-    counts, palette = np.asarray(counts), np.asarray(palette)
-    size = (len(classes), len(classes))
-    if counts.shape != size or counts.dtype.kind not in "iu" or palette.shape != (len(classes), 3):
-        raise InputError(
-            f"counts of {counts.dtype} {list(counts.shape)} and a palette {list(palette.shape)} for "
-            f"{len(classes)} classes: expected integers [K, K] and [K, 3]"
-        )
     facts = dict(facts or {})
     short = {name: value for name, value in facts.items() if not isinstance(value, Mapping)}
     long = {name: value for name, value in facts.items() if isinstance(value, Mapping)}
@@ -81,11 +69,13 @@ def write_report(
         version=html.escape(jaxseg.__version__),
         title=html.escape(title),
         facts=_facts(short),
-        headline=_headline(history, counts),
-        charts=_charts(history),
-        table=tables.class_scores(counts, classes, palette),
-        matrix=matrix.confusion(counts, classes),
-        examples=_examples(best, worst, classes, palette, ignore_index),
+        headline=_headline([*cards, *_lowest_loss(history)]),
+        charts=_charts(history, score_curves or {}),
+        sections="".join(
+            f"<section>\n<h2>{html.escape(heading)}</h2>\n{body}\n</section>"
+            for heading, body in sections
+        ),
+        examples=_examples(best, worst, draw, score_title, legend),
         details=_details(long),
     )
     path = Path(path)
@@ -103,39 +93,27 @@ def _facts(facts: Row) -> str:
     return f'<ul class="facts">{"".join(items)}</ul>' if items else ""
 
 
-def _headline(history: Sequence[Row], counts: np.ndarray) -> str:
-    present = int(np.count_nonzero(counts.sum(0) + counts.sum(1)))
-    cards = [
-        (
-            "Mean IoU",
-            tables.score(metrics.mean_iou(counts)),
-            f"over {present} of {len(counts)} classes",
-        ),
-        (
-            "Pixel accuracy",
-            tables.score(metrics.pixel_accuracy(counts)),
-            f"of {int(counts.sum()):,} pixels",
-        ),
-        (
-            "Mean accuracy",
-            tables.score(metrics.mean_accuracy(counts)),
-            "mean recall of the classes",
-        ),
+def _lowest_loss(history: Sequence[Row]) -> list[tuple[str, str, str]]:
+    rows = [
+        row
+        for row in _rows(history, "validation")
+        if row.get("loss") is not None and math.isfinite(row["loss"])
     ]
-    validations = [
-        row for row in _rows(history, "validation") if math.isfinite(row.get("loss", math.nan))
-    ]
-    if validations:
-        row = min(validations, key=lambda row: row["loss"])
-        cards.append(("Lowest validation loss", f"{row['loss']:.4g}", f"at step {row['step']:,}"))
+    if not rows:
+        return []
+    row = min(rows, key=lambda row: row["loss"])
+    return [("Lowest validation loss", f"{row['loss']:.4g}", f"at step {row['step']:,}")]
+
+
+def _headline(cards: Sequence[tuple[str, str, str]]) -> str:
     body = "".join(
-        f'<div class="card"><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>'
+        f'<div class="card"><dt>{html.escape(name)}</dt><dd>{value}<small>{html.escape(note)}</small></dd></div>'
         for name, value, note in cards
     )
-    return f'<dl class="headline">{body}</dl>'
+    return f'<dl class="headline">{body}</dl>' if body else ""
 
 
-def _charts(history: Sequence[Row]) -> str:
+def _charts(history: Sequence[Row], scores: Mapping[str, str]) -> str:
     train, validation = _rows(history, "train"), _rows(history, "validation")
 
     def curve(
@@ -146,7 +124,7 @@ def _charts(history: Sequence[Row]) -> str:
             name, [row["step"] for row in rows], [row[key] for row in rows], style, marked
         )
 
-    charts = [
+    charts: list[tuple[str, float | None, list[curves.Curve]]] = [
         (
             "Loss",
             None,
@@ -154,15 +132,17 @@ def _charts(history: Sequence[Row]) -> str:
                 curve("training", train, "loss", "faint"),
                 curve("validation", validation, "loss", "b", True),
             ],
-        ),
-        (
-            "Validation scores",
-            1.0,
-            [
-                curve("mean IoU", validation, "mean_iou", "a", True),
-                curve("pixel accuracy", validation, "pixel_accuracy", "c", True),
-            ],
-        ),
+        )
+    ]
+    if scores:
+        lines = [
+            curve(name, validation, key, "acb"[i % 3], True)
+            for i, (name, key) in enumerate(scores.items())
+        ]
+        # Scores within [0, 1] are shown on the whole of that scale.
+        fractions = all(0 <= value <= 1 for line in lines for value in line.values)
+        charts.append(("Validation scores", 1.0 if fractions else None, lines))
+    charts += [
         ("Learning rate", None, [curve("learning rate", train, "learning_rate", "a")]),
         ("Images per second", None, [curve("images per second", train, "images_per_second", "c")]),
     ]
@@ -171,7 +151,8 @@ def _charts(history: Sequence[Row]) -> str:
         legend = ""
         if len(lines) > 1:
             keys = "".join(
-                f'<li><span class="key {line.style}"></span>{line.name}</li>' for line in lines
+                f'<li><span class="key {line.style}"></span>{html.escape(line.name)}</li>'
+                for line in lines
             )
             legend = f'<ul class="legend">{keys}</ul>'
         parts.append(
@@ -181,24 +162,14 @@ def _charts(history: Sequence[Row]) -> str:
 
 
 def _examples(
-    best: Sequence[gallery.Example],
-    worst: Sequence[gallery.Example],
-    classes: Sequence[str],
-    palette: np.ndarray,
-    ignore_index: int,
+    best: Sequence[Any], worst: Sequence[Any], draw: Any, score_title: str, legend: str
 ) -> str:
     if not best and not worst:
         return ""
-    names = "".join(
-        f"<li>{tables.swatch(colour)}{html.escape(name)}</li>"
-        for name, colour in zip(classes, palette, strict=True)
-    )
-    parts = [f'<section><h2>Images</h2><ul class="legend">{names}</ul>']
+    parts = [f"<section><h2>Images</h2>{legend}"]
     for heading, examples in (("Best", best), ("Worst", worst)):
         if examples:
-            figures = "".join(
-                gallery.figure(example, palette, ignore_index=ignore_index) for example in examples
-            )
+            figures = "".join(gallery.figure(example, draw, score_title) for example in examples)
             parts.append(f'<h3>{heading}</h3><div class="gallery">{figures}</div>')
     return "".join([*parts, "</section>"])
 

@@ -1,55 +1,39 @@
-"""Training: a state, a pure step, optimizers and parallel strategies.
+"""Training: the state, pure functions of one step, optimizers, ensembles, and several steps in one call."""
 
-What needs more than JAX, Flax and optax is imported by its own name: `jaxseg.train.checkpoint`, `jaxseg.train.loop`.
-"""
-
-from jaxseg.train.counting import with_counts
 from jaxseg.train.ensemble import (
-    Ensemble,
-    every_member,
     make_ensemble_eval_step,
     make_ensemble_step,
-    member,
+    repeat_for_members,
+    select_member,
 )
-from jaxseg.train.epoch import make_epoch, make_run
-from jaxseg.train.finite import skip_nonfinite
-from jaxseg.train.layout import by_prefix, fully_sharded
-from jaxseg.train.optimizers import adamw, cosine, freeze, poly, sgd
-from jaxseg.train.parallel import Parallel
-from jaxseg.train.program import forecast, needs
-from jaxseg.train.rates import scale_rates
-from jaxseg.train.remat import keep_products
+from jaxseg.train.eval_step import make_eval_step
+from jaxseg.train.init import init
+from jaxseg.train.multi_step import make_epoch, make_multi_step
+from jaxseg.train.optimizers import adamw, cosine, poly, sgd
+from jaxseg.train.param_groups import freeze, scale_learning_rates
+from jaxseg.train.remat import save_convolutions
+from jaxseg.train.skip_nonfinite import skip_nonfinite
 from jaxseg.train.state import TrainState, create_state
-from jaxseg.train.step import EvalTotals, make_eval_step, make_train_step
-from jaxseg.train.variables import initialize, make_init
+from jaxseg.train.step import make_train_step
 
 __all__ = [
-    "Ensemble",
-    "EvalTotals",
-    "Parallel",
     "TrainState",
     "adamw",
-    "by_prefix",
     "cosine",
     "create_state",
-    "every_member",
-    "forecast",
     "freeze",
-    "fully_sharded",
-    "initialize",
-    "keep_products",
+    "init",
     "make_ensemble_eval_step",
     "make_ensemble_step",
     "make_epoch",
     "make_eval_step",
-    "make_init",
-    "make_run",
+    "make_multi_step",
     "make_train_step",
-    "member",
-    "needs",
     "poly",
-    "scale_rates",
+    "repeat_for_members",
+    "save_convolutions",
+    "scale_learning_rates",
+    "select_member",
     "sgd",
     "skip_nonfinite",
-    "with_counts",
 ]

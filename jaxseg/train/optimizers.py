@@ -1,31 +1,30 @@
-"""Learning-rate schedules and optimizers as segmentation uses them, out of optax's parts."""
+"""Learning-rate schedules and optimizers that are common in segmentation, composed of optax's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 
 from jaxseg.errors import InputError
-from jaxseg.train.norm import clip_by_global_norm
-from jaxseg.train.paths import check_prefixes, path_name, under_any
+from jaxseg.train.gradient_norm import clip_by_global_norm
 
 
 def poly(peak: float, steps: int, *, warmup_steps: int = 0, power: float = 0.9) -> optax.Schedule:
-    r"""The polynomial decay of segmentation papers, after a linear warm-up.
+    r"""Returns the polynomial decay of segmentation papers, after a linear warm-up.
 
-    With $w$ warm-up steps out of $n$, step $t$ of `0..n-1` is taken with
+    With $w$ warm-up steps out of $n$, the learning rate of step $t$ in `0..n-1` is
 
     $$ \eta_t = \eta \frac{t + 1}{w + 1} \;(t < w), \qquad \eta_t = \eta \left(1 - \frac{t - w}{n - w}\right)^p \;(t \ge w) $$
 
     Args:
-        peak: $\eta$, reached at step `warmup_steps`.
-        steps: $n$, the optimizer steps of the whole run, warm-up included.
-        warmup_steps: $w$; no step is taken with a rate of 0.
-        power: $p$.
+        peak: The peak $\eta$, reached at step `warmup_steps`.
+        steps: The number $n$ of optimizer steps of the whole run, warm-up included.
+        warmup_steps: The number $w$ of warm-up steps. No step has a learning rate of 0.
+        power: The power $p$.
 
     Returns:
-        Step to learning rate.
+        A function from step to learning rate.
 
     Raises:
         InputError: No steps are left after the warm-up, or the peak is not positive.
@@ -44,17 +43,17 @@ def poly(peak: float, steps: int, *, warmup_steps: int = 0, power: float = 0.9) 
 
 
 def cosine(peak: float, steps: int, *, warmup_steps: int = 0) -> optax.Schedule:
-    r"""Half a cosine down to 0, after a linear warm-up.
+    r"""Returns a decay by half a cosine to 0, after a linear warm-up.
 
-    As `poly`, with $\eta_t = \frac{\eta}{2} \left(1 + \cos \pi \frac{t - w}{n - w}\right)$ after the warm-up.
+    It is `poly` with $\eta_t = \frac{\eta}{2} \left(1 + \cos \pi \frac{t - w}{n - w}\right)$ after the warm-up.
 
     Args:
-        peak: $\eta$, reached at step `warmup_steps`.
-        steps: $n$, the optimizer steps of the whole run, warm-up included.
-        warmup_steps: $w$; no step is taken with a rate of 0.
+        peak: The peak $\eta$, reached at step `warmup_steps`.
+        steps: The number $n$ of optimizer steps of the whole run, warm-up included.
+        warmup_steps: The number $w$ of warm-up steps. No step has a learning rate of 0.
 
     Returns:
-        Step to learning rate.
+        A function from step to learning rate.
 
     Raises:
         InputError: No steps are left after the warm-up, or the peak is not positive.
@@ -77,14 +76,14 @@ def adamw(
     b1: float = 0.9,
     b2: float = 0.999,
 ) -> optax.GradientTransformation:
-    """AdamW whose weight decay leaves biases and normalisation alone.
+    """Returns AdamW without weight decay of biases and normalization.
 
     Args:
         learning_rate: A number or a schedule.
-        weight_decay: Decoupled decay of the kernels, the parameters of two axes or more.
-        clip_norm: The largest global norm of the gradient; not clipped by default.
-        b1: Decay of the mean of gradients.
-        b2: Decay of the mean of squared gradients.
+        weight_decay: Decoupled decay of kernels, the parameters with two axes or more.
+        clip_norm: The largest global norm of the gradient; None does not clip.
+        b1: Decay of the running mean of gradients.
+        b2: Decay of the running mean of squared gradients.
 
     Returns:
         An optax transformation.
@@ -108,14 +107,14 @@ def sgd(
     weight_decay: float = 5e-4,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """Gradient descent with momentum, whose weight decay leaves biases and normalisation alone.
+    """Returns gradient descent with momentum, without weight decay of biases and normalization.
 
     Args:
         learning_rate: A number or a schedule.
-        momentum: Decay of the sum of gradients.
-        nesterov: Whether the momentum looks one step ahead.
-        weight_decay: Added to the gradient of the kernels, the parameters of two axes or more, as torch's does.
-        clip_norm: The largest global norm of the gradient, weight decay left aside; not clipped by default.
+        momentum: Decay of the running sum of gradients.
+        nesterov: Whether to use Nesterov's momentum.
+        weight_decay: Decay that is added to the gradient of kernels, the parameters with two axes or more, like torch's.
+        clip_norm: The largest global norm of the gradient without weight decay; None does not clip.
 
     Returns:
         An optax transformation.
@@ -134,62 +133,11 @@ def sgd(
     return _clipped(optimizer, clip_norm)
 
 
-class Freezing(optax.GradientTransformationExtraArgs):
-    """An optimizer that leaves part of the parameters as they are.
-
-    Attributes:
-        trainable: Parameters to a tree of booleans, true for those that are trained: a train step takes no gradient
-            of the others, so that their backward pass is not even computed.
-    """
-
-    trainable: Callable[[Any], Any]
-
-
-def freeze(optimizer: optax.GradientTransformation, prefixes: Sequence[str]) -> Freezing:
-    """Trains everything but the parameters under some prefixes of their path.
-
-    Args:
-        optimizer: What trains the others; a global norm is theirs alone.
-        prefixes: Path prefixes of whole names, such as `("encoder",)` or `("encoder/stem", "decoder")`.
-
-    Returns:
-        An optimizer that keeps no state for frozen parameters and changes none of their bits. BatchNorm's running
-        statistics are no parameters: `make_train_step(..., frozen_statistics=)` freezes those.
-
-    Raises:
-        InputError: When initialised, if a prefix matches no parameter.
-
-    >>> import jax.numpy as jnp
-    >>> params = {"encoder": jnp.ones(2), "head": jnp.ones(2)}
-    >>> optimizer = freeze(optax.sgd(1.0), ("encoder",))
-    >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
-    >>> updates["encoder"].tolist(), updates["head"].tolist()
-    ([0.0, 0.0], [-1.0, -1.0])
-    """
-    if isinstance(prefixes, str):
-        raise InputError(f"prefixes are several: give ({prefixes!r},) instead of {prefixes!r}")
-
-    def trainable(params):
-        names = [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
-        check_prefixes(prefixes, names, "parameter")
-        return jax.tree.unflatten(
-            jax.tree.structure(params), [not under_any(name, prefixes) for name in names]
-        )
-
-    def labels(params):
-        return jax.tree.map(lambda train: "train" if train else "freeze", trainable(params))
-
-    inner = optax.partition({"train": optimizer, "freeze": optax.set_to_zero()}, labels)
-    frozen = Freezing(inner.init, inner.update)
-    frozen.trainable = trainable
-    return frozen
-
-
 def _after_warmup(
     peak: float, steps: int, warmup_steps: int, decay: Callable[[int], optax.Schedule]
 ) -> optax.Schedule:
     if not 0 <= warmup_steps < steps:
-        raise InputError(f"{warmup_steps} warm-up steps leave nothing of {steps} steps")
+        raise InputError(f"{warmup_steps} warm-up steps leave none of {steps} steps")
     if not 0 < peak < float("inf"):
         raise InputError(f"the peak learning rate is {peak}: it must be positive")
     parts, boundaries = [decay(steps - warmup_steps)], []
@@ -199,7 +147,7 @@ def _after_warmup(
     joined = optax.join_schedules(parts, boundaries)
 
     def schedule(step: Any) -> Any:
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes types
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
             return joined(step)
 
     return schedule
@@ -215,5 +163,5 @@ def _clipped(
     if clip_norm is None:
         return optimizer
     if clip_norm <= 0:
-        raise InputError(f"clip_norm is {clip_norm}: it must be positive, or None to clip nothing")
+        raise InputError(f"clip_norm is {clip_norm}: it must be positive, or None not to clip")
     return optax.chain(clip_by_global_norm(clip_norm), optimizer)

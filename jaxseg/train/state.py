@@ -1,4 +1,4 @@
-"""Everything that a training step changes, as one frozen pytree."""
+"""The state of training: everything that a step changes, as one frozen pytree."""
 
 import dataclasses
 import functools
@@ -18,12 +18,12 @@ class TrainState:
     """The state of a training run.
 
     Attributes:
-        step: Scalar int32, the number of steps taken.
-        params: The trained parameters, as in `variables["params"]`.
-        batch_stats: The running statistics, as in `variables["batch_stats"]`; empty for models without.
-        opt_state: The optimizer's state.
-        ema: The exponential moving average of the parameters, or None where none is kept.
-        skipped: int32 `[2]`, how many updates `skip_nonfinite` has skipped, in all and just now in a row.
+        step: The number of steps taken, an int32 scalar.
+        params: The parameters, `variables["params"]`.
+        batch_stats: The running statistics, `variables["batch_stats"]`; empty for models without them.
+        opt_state: The state of the optimizer.
+        ema: The exponential moving average of the parameters; None without averaging.
+        skipped: int32 `[2]`: the number of updates that `skip_nonfinite` has skipped, in total and consecutively up to now.
     """
 
     step: Array
@@ -35,46 +35,46 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes: the parameters as trained, and the running statistics."""
+        """The variables of the model: parameters and running statistics."""
         return {"params": self.params} | (
             {"batch_stats": self.batch_stats} if self.batch_stats else {}
         )
 
     @property
     def ema_variables(self) -> dict[str, Any]:
-        """What `model.apply` takes: the averaged parameters, and the running statistics.
+        """The variables of the model with the averaged parameters.
 
         Raises:
-            InputError: No average is kept.
+            InputError: The state has no average.
         """
         if self.ema is None:
             raise InputError(
-                "this state keeps no average of its parameters: create_state(..., ema=True)"
+                "this state has no average of its parameters: use create_state(..., ema=True)"
             )
         return self.variables | {"params": self.ema}
 
     @property
     def evaluated(self) -> "TrainState":
-        """The state to evaluate: with the averaged parameters in place of the trained ones where an average is kept."""
+        """The state to evaluate: its parameters are the average where the state has one."""
         return self if self.ema is None else dataclasses.replace(self, params=self.ema, ema=None)
 
 
 def create_state(
     variables: Variables, optimizer: optax.GradientTransformation, *, ema: bool = False
 ) -> TrainState:
-    """The state before the first step.
+    """Creates the state before the first step.
 
     Args:
-        variables: As of `model.init` (or `pretrained.load`): `{"params": ..., "batch_stats": ...}`, the latter where the
-            model has any.
+        variables: The variables of the model, from `init` or `pretrained.load`: `{"params": ...}` and, for models with
+            batch normalization, `"batch_stats"`.
         optimizer: Any optax transformation.
-        ema: Whether an exponential moving average of the parameters is kept, starting from them.
+        ema: Whether to average the parameters exponentially, starting from their initial values.
 
     Returns:
-        A state with copies: neither `variables` nor one another is lost when a step's buffers are donated.
+        A state of copies, so that a step may donate it without deleting `variables`.
 
     Raises:
-        InputError: A collection other than these two.
+        InputError: There are other collections than these two, or no parameters.
 
     >>> state = create_state({"params": {"w": jnp.ones(3)}}, optax.sgd(0.1))
     >>> int(state.step), sorted(state.variables)
@@ -83,9 +83,9 @@ def create_state(
     other = sorted(set(variables) - {"params", "batch_stats"})
     if other or "params" not in variables:
         raise InputError(
-            f"variables hold {sorted(variables)}; a training state takes params and batch_stats"
+            f"variables hold {sorted(variables)}; a training state consists of params and batch_stats"
         )
-    # At once: one operation after the other, XLA would compile a program for each shape.
+    # One program: outside of jit, XLA would compile a program for each shape.
     return jax.jit(functools.partial(_new, optimizer, ema))(dict(variables))
 
 

@@ -1,6 +1,7 @@
 """A tiny encoder of the user's own and one finished run on it, shared by the tests of the command line."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,8 @@ import pytest
 from PIL import Image
 
 from jaxseg.cli.main import main
+from jaxseg.runs import trainer
+from jaxseg.runs.observer import Observer, combine
 
 ENCODER = textwrap.dedent(
     """
@@ -40,10 +43,7 @@ ENCODER = textwrap.dedent(
 
 FIELDS = [
     "--model.encoder=jaxseg_tests_tiny:Tiny",
-    "--data.size=24",
-    "32",
-    "--data.train-length=24",
-    "--data.validation-length=7",
+    *("--data.options", "size", "24", "32", "train_length", "24", "validation_length", "7"),
     "--train.batch-size=8",
     "--train.epochs=2",
     "--train.devices=1",
@@ -110,6 +110,31 @@ def finished(tmp_path_factory, fields):
 
 
 @pytest.fixture
+def at_step(monkeypatch):
+    """Calls a function once a step of a run in this process has been dispatched."""
+
+    def hook(step, action):
+        log_observer = trainer.log_observer
+
+        def on_step(at):
+            if at == step:
+                action()
+
+        def observed(log):
+            return combine([log_observer(log), Observer(on_step=on_step)])
+
+        monkeypatch.setattr(trainer, "log_observer", observed)
+
+    return hook
+
+
+@pytest.fixture
+def stop_at(at_step):
+    """Sends SIGTERM once a step has been dispatched."""
+    return lambda step: at_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+@pytest.fixture
 def folder(tmp_path):
     """Sixteen images with masks and five more to validate, and the options that train on them."""
     rng, root = np.random.default_rng(0), tmp_path / "data"
@@ -120,7 +145,12 @@ def folder(tmp_path):
                 shape = (24, 32, 3) if kind == "images" else (24, 32)
                 pixels = rng.integers(0, 255 if kind == "images" else 3, shape, np.uint8)
                 Image.fromarray(pixels).save(root / kind / split / f"{index}.png")
-    return root, ["--data.source=folder", f"--data.root={root}", "--data.num-classes=3"]
+    return root, [
+        "--data.source=folder",
+        "--data.options",  # none: those of the embedded set do not apply
+        f"--data.root={root}",
+        "--data.num-classes=3",
+    ]
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxseg import encoders, models, pretrained
 from jaxseg.cli.main import main
-from jaxseg.cli.programs import Programs
-from jaxseg.train.log import read_rows
+from jaxseg.parallel.compiled_step import CompiledStep
+from jaxseg.runs.log import read_rows
 
 
 def test_evaluate_gives_the_numbers_of_training_again(finished, capsys):
@@ -75,7 +76,9 @@ def test_predict_passes_over_what_is_hidden_and_what_it_wrote(finished, tmp_path
 
 
 def test_options_that_cannot_be_used_leave_no_run_folder(tmp_path, capsys, monkeypatch):
-    monkeypatch.delattr(Programs, "prepare")  # what is wrong is told before anything is traced
+    monkeypatch.delattr(
+        CompiledStep, "compile_in_background"
+    )  # what is wrong is told before anything is traced
     for option in ("--augment.crop-size=0,0", "--train.seed=-1", "--augment.scale=0,1"):
         run = tmp_path / "run"
         name, _, values = option.partition("=")
@@ -108,14 +111,14 @@ def test_report_is_written_again(finished, tmp_path):
     assert "Worst" in (run / "report.html").read_text()
 
 
-def test_models_lists_what_a_recipe_can_name(capsys):
+@pytest.mark.slow
+def test_models_lists_what_a_recipe_can_name(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
-    for name in (
-        *("unet", "original_unet", "31.0", "fpn", "fcn_8s", "fcn_vgg_8s_at_once", "134.3"),
-        *("resnet18", "11.2", "vgg19_bn"),
-    ):
-        assert name in printed
+    names = [*models.names(), *encoders.names(), *pretrained.HUB]
+    assert [name for name in names if name not in printed] == []
+    assert {"31.0", "11.2"} <= set(printed.split())  # millions of original_unet and resnet18
 
 
 def test_datasets_show_and_check(fields, tmp_path, capsys):
@@ -150,22 +153,28 @@ def test_help_and_version(capsys):
         (["train", "--model.dtype=float31"], "did you mean 'float32'"),
         (["train", "--model.pretrained=none.safetensors"], "none.safetensors"),
         (["train", "--data.source=camvit"], "did you mean 'camvid'"),
-        (["train", "--data.source=camvid"], "needs --data.root"),
+        (["train", "--data.source=camvid"], "needs a root folder (--data.root)"),
         (["train", "--data.source=camvid", "--data.root=nowhere"], "nowhere"),
-        (["train", "--data.source=folder", "--data.root=."], "needs --data.num-classes"),
-        (["train", "--data.source=tfds"], "needs --data.name"),
+        (
+            ["train", "--data.source=folder", "--data.root=."],
+            "needs a number of classes (--data.num-classes)",
+        ),
+        (["train", "--data.source=tfds"], "data.options.name is missing"),
         (["train", "--data.train-split=trian"], "did you mean 'train'"),
-        (["train", "--data.train-length=0"], "empty"),
+        (["train", "--data.options", "train_length", "0"], "empty"),
         (["train", "--train.devices=99"], "train.devices is 99"),
         (["train", "--train.batch-size=9"], "a batch of 9 cannot be divided over 8 devices"),
-        (["train", "--train.batch-size=9", "--train.bands=4"], "divided over 2 groups of devices"),
-        (["train", "--train.micro-batches=4"], "2 images on a device cannot be cut into 4"),
+        (
+            ["train", "--train.batch-size=9", "--train.spatial-shards=4"],
+            "divided over 2 groups of devices",
+        ),
+        (["train", "--train.micro-batches=4"], "2 images on a device cannot be split into 4"),
         (["train", "--train.ema-decay=1"], "ema_decay is 1.0"),
         (["train", "--model.freeze", "backbone"], "no parameter lies under 'backbone'"),
-        (["train", "--train.bands=3"], "8 devices cannot form groups of 3"),
-        (["train", "--train.bands=0"], "train.bands is 0, it is at least 1"),
-        (["train", "--train.bands=2", "--train.parallel=pmap"], "need the strategy 'jit'"),
-        (["train", "--loss.cross-entropy=0", "--loss.dice=0"], "no loss"),
+        (["train", "--train.spatial-shards=3"], "8 devices cannot form groups of 3"),
+        (["train", "--train.spatial-shards=0"], "train.spatial_shards is 0, it is at least 1"),
+        (["train", "--train.spatial-shards=2", "--train.parallel=pmap"], "need the strategy 'jit'"),
+        (["train", "--loss.weights", "dice", "0"], "no loss"),
         (["train", "--loss.class-weights", "1", "2"], "2 class weights for 7 classes"),
         (["train", "--resume=nowhere"], "not a run folder"),
         (["train", "--resume=a", "--run=b"], "give one of them"),

@@ -10,27 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from jaxseg.cli import training
-from jaxseg.cli.folder import RunFolder
 from jaxseg.cli.main import main
-from jaxseg.train.log import read_rows
-
-
-@pytest.fixture
-def at_step(monkeypatch):
-    """Does something to the run when a step has been started."""
-
-    def hook(step, action):
-        on_step = training.RunObserver.on_step
-
-        def wrapped(self, at):
-            on_step(self, at)
-            if at == step:
-                action()
-
-        monkeypatch.setattr(training.RunObserver, "on_step", wrapped)
-
-    return hook
+from jaxseg.runs.folder import RunFolder
+from jaxseg.runs.log import read_rows
 
 
 def spoil(root, split, index):
@@ -51,6 +33,7 @@ def test_an_image_that_stops_decoding_ends_the_run_where_the_recipe_says_stop(
     assert f"The state of step {RunFolder(run).last.step} is saved" in error
 
 
+@pytest.mark.slow
 def test_an_image_that_stops_decoding_is_skipped_and_listed_where_the_recipe_says_skip(
     fields, folder, tmp_path, at_step, capsys
 ):
@@ -93,7 +76,7 @@ def test_numbers_that_overflow_end_the_run_and_name_the_images(fields, tmp_path,
 KILLED = """
 import multiprocessing, os, signal, sys
 from jaxseg.data import train_batches
-from jaxseg.data.shapes import Shapes
+from jaxseg.data.sources.shapes import Shapes
 
 class Broken(Shapes):
     def __getitem__(self, index):

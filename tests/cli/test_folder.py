@@ -7,13 +7,12 @@ import subprocess
 
 import pytest
 
-from jaxseg.cli import training
-from jaxseg.cli.folder import RunFolder
 from jaxseg.cli.main import main
 from jaxseg.errors import InputError
-from jaxseg.train.log import read_rows
+from jaxseg.runs.folder import RunFolder
+from jaxseg.runs.log import read_rows
 
-TIMES = ("seconds", "images_per_second", "stall_seconds")
+TIMES = ("seconds", "images_per_second", "loader_wait_seconds")
 
 
 def rows(run):
@@ -96,22 +95,36 @@ def test_a_torn_run_json_is_named(finished, tmp_path, capsys):
         assert "run.json" in capsys.readouterr().err
 
 
+def test_a_run_of_an_earlier_version_is_named(tmp_path, capsys):
+    """jaxseg 0.1 wrote other fields, and no version of the folder."""
+    facts = {"palette": [[0, 0, 0]], "environment": {"versions": {"jaxseg": "0.1.0"}}}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    (tmp_path / "recipe.json").write_text('{"loss": {"cross_entropy": 1.0}}')
+    for command in (["evaluate"], ["report"], ["train", "--resume"]):
+        assert main([*command, str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert "was written by jaxseg 0.1.0" in error
+        assert "train again" in error
+
+
+def test_a_run_of_a_later_version_is_named(finished, tmp_path, capsys):
+    run = shutil.copytree(finished, tmp_path / "run")
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"format": 99}))
+    assert main(["evaluate", str(run)]) == 2
+    assert "has the format 99" in capsys.readouterr().err
+
+
 def test_a_read_only_folder(disk, fields, capsys):
     folder = disk("ro,size=1m")
     assert main(["train", "--run", str(folder / "run"), *fields]) == 2
     assert "Read-only file system" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_removed_while_its_run_goes_on(fields, tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_a_folder_that_is_removed_while_its_run_goes_on(fields, tmp_path, at_step, capsys):
     run = tmp_path / "run"
-    on_step = training.RunObserver.on_step
-
-    def remove(self, step):
-        on_step(self, step)
-        if step == 4:
-            shutil.rmtree(run)
-
-    monkeypatch.setattr(training.RunObserver, "on_step", remove)
+    at_step(4, lambda: shutil.rmtree(run))
     assert main(["train", "--run", str(run), *fields]) == 2
     assert "cannot save the checkpoint of step 6" in capsys.readouterr().err
     assert not run.exists()
@@ -122,6 +135,7 @@ def test_a_folder_that_is_removed_while_its_run_goes_on(fields, tmp_path, monkey
 @pytest.mark.parametrize(
     "room", [60, *(pytest.param(room, marks=pytest.mark.slow) for room in (0, 4, 8, 20, 100, 150))]
 )
+@pytest.mark.slow
 def test_a_run_on_a_disk_that_fills_up_goes_on_when_there_is_room(
     disk, fields, finished, room, capsys
 ):

@@ -7,27 +7,22 @@ import time
 from collections import Counter
 
 import chex
-import jax
 import pytest
 
-from jaxseg.cli import assemble
-from jaxseg.cli.folder import RunFolder
 from jaxseg.cli.main import main
-from jaxseg.train.log import read_rows
-from jaxseg.train.state import create_state
+from jaxseg.runs.build import build
+from jaxseg.runs.folder import RunFolder
+from jaxseg.runs.log import read_rows
 
-TIMES = ("seconds", "images_per_second", "stall_seconds")
+TIMES = ("seconds", "images_per_second", "loader_wait_seconds")
 KILLS = int(os.environ.get("JAXSEG_KILLS", "30"))  # in a row
 
 
 def whole_state(run):
     """Everything that `last` holds: parameters, statistics, optimizer, averages, and what the run has reached."""
     folder = RunFolder(run)
-    network = assemble.network(folder.recipe.model, folder.facts)
-    optimizer = assemble.optimizer(folder.recipe, assemble.learning_rate(folder.recipe, 10**6))
-    ema = folder.recipe.train.ema_decay is not None
-    template = jax.eval_shape(lambda v: create_state(v, optimizer, ema=ema), network.shapes())
-    return folder.last.restore(template), folder.best.restore(network.shapes())
+    run = build(folder.recipe, folder.info)
+    return folder.last.restore(run.state_like()), folder.best.restore(run.variables_like)
 
 
 def rows(run):
@@ -85,6 +80,7 @@ def kill_in_turn(launch, run, fields, kills, rng):
     return survived
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_amid_a_save_goes_on_to_the_same_bits(
     launch, fields, finished, tmp_path
 ):
@@ -108,10 +104,12 @@ def test_a_run_that_is_killed_at_thirty_moments_goes_on_to_the_same_bits(launch,
 
 @pytest.mark.slow
 def test_a_run_on_photographs_that_is_killed_with_its_workers(
-    launch, fields, photographs, tmp_path
+    launch, tiny_encoder, photographs, tmp_path
 ):
     fields = [
-        *fields,
+        f"--model.encoder={tiny_encoder}",
+        "--train.devices=1",
+        "--train.log-every=2",
         "--data.source=camvid",
         f"--data.root={photographs}",
         "--data.workers=1",
@@ -120,7 +118,7 @@ def test_a_run_on_photographs_that_is_killed_with_its_workers(
         *("--augment.scale", "0.5", "2.0"),
         "--augment.photometric",
         "--train.batch-size=8",
-        "--train.eval-batch-size=4",
+        "--eval.batch-size=4",
         "--train.epochs=2",
     ]
     assert main(["train", "--run", str(tmp_path / "whole"), *fields]) == 0

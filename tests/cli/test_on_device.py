@@ -1,20 +1,18 @@
 """Training whose images live on the devices, from the command line."""
 
-import os
-import signal
-
 import chex
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxseg import data
-from jaxseg.cli import assemble, feeding, training
-from jaxseg.cli.evaluate import restore_variables
-from jaxseg.cli.folder import RunFolder
 from jaxseg.cli.main import main
-from jaxseg.train import epoch
-from jaxseg.train.log import read_rows
+from jaxseg.runs import batches
+from jaxseg.runs.build import build
+from jaxseg.runs.evaluation import load_variables
+from jaxseg.runs.folder import RunFolder
+from jaxseg.runs.log import read_rows
+from jaxseg.train import multi_step
 
 AUGMENT = [
     "--data.on-device",
@@ -33,29 +31,21 @@ def whole(tmp_path_factory, fields):
     return run
 
 
-def interrupted(monkeypatch, at, arguments):
+def interrupted(stop_at, at, arguments):
     """Runs until a signal comes with this step."""
-    on_step = training.RunObserver.on_step
-
-    def interrupt(self, step):
-        on_step(self, step)
-        if step >= at:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training.RunObserver, "on_step", interrupt)
-        assert main(arguments) == 0
+    stop_at(at)
+    assert main(arguments) == 0
 
 
 def plain_rows(run):
-    times = ("seconds", "images_per_second", "stall_seconds")
+    times = ("seconds", "images_per_second", "loader_wait_seconds")
     return [{k: v for k, v in row.items() if k not in times} for row in read_rows(run)]
 
 
 def arrays(run):
     folder = RunFolder(run)
-    network = assemble.network(folder.recipe.model, folder.facts)
-    return [restore_variables(folder, network, checkpoint) for checkpoint in ("best", "last")]
+    built = build(folder.recipe, folder.info)
+    return [load_variables(folder, built, checkpoint) for checkpoint in ("best", "last")]
 
 
 def losses(run):
@@ -72,25 +62,28 @@ def test_a_run_says_what_it_samples_and_learns(whole):
 
 
 @pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits_and_counts_once(
-    whole, fields, tmp_path, monkeypatch, at
+    whole, fields, tmp_path, monkeypatch, stop_at, at
 ):
     run = str(tmp_path / "stopped")
-    interrupted(monkeypatch, at, ["train", "--run", run, *fields, *AUGMENT])
+    interrupted(stop_at, at, ["train", "--run", run, *fields, *AUGMENT])
     assert read_rows(run)[-1]["step"] < 6
-    monkeypatch.setattr(data.sampling, "class_pixels", None)  # it would fail if it were called
+    monkeypatch.setattr(data.host.sampling, "class_pixels", None)  # it would fail if it were called
     assert main(["train", "--resume", run]) == 0
     assert plain_rows(run) == plain_rows(whole)
     chex.assert_trees_all_equal(arrays(run), arrays(whole))
 
 
 @pytest.mark.slow
-def test_steps_that_are_one_program_give_the_same_run(whole, fields, tmp_path, monkeypatch):
+def test_steps_that_are_one_program_give_the_same_run(
+    whole, fields, tmp_path, monkeypatch, stop_at
+):
     """As on a GPU, where all steps up to a line of the log are one; stopped in between and resumed."""
-    monkeypatch.setattr(epoch, "runs_in_python", lambda parallel: False)
-    monkeypatch.setattr(feeding, "runs_in_python", lambda parallel: False)
+    monkeypatch.setattr(multi_step, "loops_on_host", lambda parallel: False)
+    monkeypatch.setattr(batches, "loops_on_host", lambda parallel: False)
     run = str(tmp_path / "chunks")
-    interrupted(monkeypatch, 3, ["train", "--run", run, *fields, *AUGMENT])
+    interrupted(stop_at, 3, ["train", "--run", run, *fields, *AUGMENT])
     assert main(["train", "--resume", run]) == 0
     rows = [plain_rows(run), plain_rows(whole)]
     assert len(rows[0]) == len(rows[1])
@@ -102,8 +95,8 @@ def test_steps_that_are_one_program_give_the_same_run(whole, fields, tmp_path, m
 @pytest.mark.slow
 def test_skipped_updates_are_named_within_a_program(fields, tmp_path, monkeypatch):
     """An update takes the parameters so far that the squares of all of them are infinite."""
-    monkeypatch.setattr(epoch, "runs_in_python", lambda parallel: False)
-    monkeypatch.setattr(feeding, "runs_in_python", lambda parallel: False)
+    monkeypatch.setattr(multi_step, "loops_on_host", lambda parallel: False)
+    monkeypatch.setattr(batches, "loops_on_host", lambda parallel: False)
     run = tmp_path / "skipping"
     wild = ["--optimizer.learning-rate=1e38", "--optimizer.clip-norm=None", "--optimizer.warmup=0"]
     code = main(
@@ -128,12 +121,13 @@ def test_samples_are_shown_as_the_network_will_see_them(fields, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--augment.copy-paste=0.5"], "--augment.copy-paste is done on the device alone"),
-        (["--data.on-device", "--train.bands=2"], "leave out --train.bands"),
+        (["--augment.copy-paste=0.5"], "--augment.copy-paste exists on the device only"),
+        (["--data.on-device", "--train.spatial-shards=2"], "leave out --train.spatial-shards"),
         (["--data.on-device", "--augment.cutmix=2"], "a probability lies in 0..1, got 2.0"),
         (["--data.rare-class-temperature=0"], "temperature of rare class sampling is 0.0"),
     ],
 )
+@pytest.mark.sample(2)
 def test_fields_that_do_not_fit_are_refused(fields, tmp_path, capsys, arguments, message):
     run = tmp_path / "refused"
     assert main(["train", "--run", str(run), *fields, "--train.devices=2", *arguments]) == 2
@@ -155,7 +149,7 @@ def test_images_of_two_sizes_are_refused_by_name(tiny_encoder, tmp_path, capsys)
     fields += ["--data.root", str(tmp_path / "set"), "--data.on-device", "--train.batch-size=8"]
     assert main(["train", "--run", str(tmp_path / "run"), *fields]) == 2
     said = capsys.readouterr().err
-    assert "0 is 24 x 32 x 3 uint8 and 2 is 32 x 32 x 3 uint8" in said
+    assert "of 0 is 24 x 32 x 3 uint8 and that of 2 is 32 x 32 x 3 uint8" in said
 
 
 @pytest.mark.slow

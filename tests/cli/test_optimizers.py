@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from harness.runs import make_run
 
-from jaxseg.cli import arguments, assemble
+from jaxseg.cli import arguments
 from jaxseg.errors import InputError
 from jaxseg.recipe import OptimizerRecipe, Recipe
 
@@ -20,7 +21,9 @@ def updates(optimizer):
 
 
 def build(**fields):
-    return assemble.optimizer(Recipe(optimizer=OptimizerRecipe(**fields)), lambda step: 0.1)
+    constant = {"learning_rate": 0.1, "warmup": 0.0}
+    run = make_run(Recipe(optimizer=OptimizerRecipe(**constant, **fields)))
+    return run.optimizer
 
 
 def noisy(schedule, *, scale):
@@ -67,7 +70,10 @@ def test_the_command_line_names_one():
             {"name": "optax:lion", "options": {"b3": 1.0}},
             "unknown option of optimizer 'optax:lion'",
         ),
-        ({"name": f"{__name__}:three"}, "gave an object of type int, not an optax transformation"),
+        (
+            {"name": f"{__name__}:three"},
+            "returned an object of type int, not an optax transformation",
+        ),
         ({"options": {"weight_decay": 0.1}}, "weight_decay is a field of the recipe"),
     ],
 )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxseg.cli import compiled
-from jaxseg.train.log import read_rows
+from jaxseg.cli import compilation_cache
+from jaxseg.runs.log import read_rows
 
 PROGRAM = [sys.executable, "-c", "from jaxseg.cli.main import program; program()"]
 
@@ -20,7 +20,6 @@ def run(arguments, cache):
         "XDG_CACHE_HOME": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": os.pathsep.join(sys.path),
-        "GLIBC_TUNABLES": "",  # it need not start itself again
     }
     result = subprocess.run(
         [*PROGRAM, *arguments], env=environment, capture_output=True, text=True, check=False
@@ -30,11 +29,11 @@ def run(arguments, cache):
 
 
 def test_each_kind_of_processor_has_a_folder_of_its_own(monkeypatch):
-    here = compiled.settings({"XDG_CACHE_HOME": "/cache"})
-    assert compiled.settings({"XDG_CACHE_HOME": "/cache"}) == here
-    monkeypatch.setattr(compiled, "_processor", lambda: "another")
-    assert compiled.settings({"XDG_CACHE_HOME": "/cache"}) != here
-    at_home = compiled.settings({})["JAX_COMPILATION_CACHE_DIR"]
+    here = compilation_cache.settings({"XDG_CACHE_HOME": "/cache"})
+    assert compilation_cache.settings({"XDG_CACHE_HOME": "/cache"}) == here
+    monkeypatch.setattr(compilation_cache, "_processor", lambda: "another")
+    assert compilation_cache.settings({"XDG_CACHE_HOME": "/cache"}) != here
+    at_home = compilation_cache.settings({})["JAX_COMPILATION_CACHE_DIR"]
     assert at_home.startswith(str(Path.home() / ".cache" / "jaxseg"))
 
 
@@ -46,7 +45,7 @@ def test_without_a_folder_for_it_the_program_runs_all_the_same(tmp_path):
 def test_what_a_kill_left_torn_is_dropped(tmp_path):
     for name in ("whole-cache", "whole-atime", "torn-cache"):
         (tmp_path / name).write_bytes(b"program")
-    compiled.drop_torn(tmp_path)
+    compilation_cache.drop_torn(tmp_path)
     left = {path.name for path in tmp_path.iterdir() if path.name != ".lockfile"}
     assert left == {"whole-cache", "whole-atime"}
 

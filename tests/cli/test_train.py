@@ -2,29 +2,34 @@
 
 import itertools
 import json
-import os
 import shutil
-import signal
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+import jaxseg
 from jaxseg import recipe as recipes
-from jaxseg.cli import assemble, training
-from jaxseg.cli.evaluate import restore_variables
-from jaxseg.cli.folder import RunFolder
 from jaxseg.cli.main import main
-from jaxseg.train.log import read_rows
+from jaxseg.runs.build import build
+from jaxseg.runs.evaluation import load_variables
+from jaxseg.runs.folder import RunFolder
+from jaxseg.runs.log import read_rows
 
-TIMES = ("seconds", "images_per_second", "stall_seconds")
+TIMES = ("seconds", "images_per_second", "loader_wait_seconds")
 
 
 def arrays(run, checkpoint):
     folder = RunFolder(run)
-    network = assemble.network(folder.recipe.model, folder.facts)
-    return restore_variables(folder, network, checkpoint)
+    return load_variables(folder, build(folder.recipe, folder.info), checkpoint)
+
+
+def initial(run):
+    """The variables that a run began with."""
+    folder = RunFolder(run)
+    model = build(folder.recipe, folder.info).model
+    return jaxseg.init(model, jax.random.key(folder.recipe.train.seed))
 
 
 def same_run(one, other):
@@ -64,21 +69,12 @@ def test_a_run_folder_is_complete(finished):
 
 
 @pytest.mark.parametrize("at", [1, 4])
-def test_a_stopped_run_goes_on_to_the_same_bits(
-    finished, fields, tmp_path, monkeypatch, capsys, at
-):
+@pytest.mark.sample(1)
+def test_a_stopped_run_goes_on_to_the_same_bits(finished, fields, tmp_path, stop_at, capsys, at):
     """SIGTERM within the first epoch, and within the second: parameters, best, log and order are those of one run."""
     run = tmp_path / "stopped"
-    on_step = training.RunObserver.on_step
-
-    def interrupt(self, step):
-        on_step(self, step)
-        if step == at:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training.RunObserver, "on_step", interrupt)
-        assert main(["train", "--run", str(run), *fields]) == 0
+    stop_at(at)
+    assert main(["train", "--run", str(run), *fields]) == 0
     assert f"stopped at step {at}, saved" in capsys.readouterr().out
     assert RunFolder(run).last.step == at
     assert main(["train", "--resume", str(run)]) == 0
@@ -87,21 +83,13 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
 
 @pytest.mark.slow
 def test_bands_and_a_cut_state_train_stop_and_go_on_to_the_same_numbers(
-    finished, fields, tmp_path, monkeypatch
+    finished, fields, tmp_path, stop_at
 ):
     """On four devices; the run of one device differs by float32's rounding alone."""
     run = tmp_path / "cut"
-    on_step = training.RunObserver.on_step
-
-    def interrupt(self, step):
-        on_step(self, step)
-        if step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    cut = ["--train.devices=4", "--train.bands=2", "--train.cut-state"]
-    with monkeypatch.context() as patch:
-        patch.setattr(training.RunObserver, "on_step", interrupt)
-        assert main(["train", "--run", str(run), *fields, *cut]) == 0
+    stop_at(4)
+    cut = ["--train.devices=4", "--train.spatial-shards=2", "--train.fsdp"]
+    assert main(["train", "--run", str(run), *fields, *cut]) == 0
     assert main(["train", "--resume", str(run)]) == 0
     rows, expected = read_rows(run), read_rows(finished)
     assert [row["step"] for row in rows] == [row["step"] for row in expected]
@@ -131,10 +119,9 @@ def test_the_options_of_a_step_reach_it(fields, tmp_path, capsys):
     for checkpoint, row in (("best", best), ("last", rows[-1])):
         assert main(["evaluate", str(run), f"--checkpoint={checkpoint}"]) == 0
         assert f"mIoU {row['mean_iou']!r}" in capsys.readouterr().out
-    trained, folder = arrays(run, "last"), RunFolder(run)
+    trained = arrays(run, "last")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(trained)} == {"float32"}
-    network = assemble.network(folder.recipe.model, folder.facts)
-    start = network.init(jax.random.key(folder.recipe.train.seed))
+    start = initial(run)
     moved = jax.tree.map(
         lambda new, old: float(np.abs(np.asarray(new) - old).max()), trained, start
     )["params"]
@@ -144,6 +131,7 @@ def test_the_options_of_a_step_reach_it(fields, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("strategy", ["jit", "shard_map"])
+@pytest.mark.slow
 def test_the_step_compiled_in_the_background_is_the_one_that_batches_need(
     strategy, fields, tmp_path, compiled
 ):
@@ -152,6 +140,7 @@ def test_the_step_compiled_in_the_background_is_the_one_that_batches_need(
     assert compiled("train_step") == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(finished, fields, tmp_path):
     run = tmp_path / "killed"
     shutil.copytree(finished, run)
@@ -162,6 +151,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(finished,
     assert (run / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
     run = tmp_path / "again"
     shutil.copytree(finished, run)
@@ -181,6 +171,7 @@ def test_a_run_folder_is_never_written_into_twice(finished, fields, capsys):
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_early_stopping_and_a_test_split(fields, tmp_path, capsys):
     run = tmp_path / "early"
     extra = [
@@ -206,6 +197,7 @@ def test_early_stopping_and_a_test_split(fields, tmp_path, capsys):
     assert line.split("  ", 1)[1] in again  # every digit
 
 
+@pytest.mark.slow
 def test_one_logit_and_a_frozen_encoder(tmp_path, fields):
     """Binary masks stored as 0 and 255, with the label map that the error names."""
     rng = np.random.default_rng(0)
@@ -220,6 +212,7 @@ def test_one_logit_and_a_frozen_encoder(tmp_path, fields):
     options = [
         "--data.source=folder",
         f"--data.root={tmp_path / 'data'}",
+        *("--data.options", "mask_suffix", ""),  # instead of those of the shapes
         "--data.num-classes=1",
         "--data.label-map",
         "0",
@@ -229,12 +222,12 @@ def test_one_logit_and_a_frozen_encoder(tmp_path, fields):
         "--model.freeze-encoder",
         "--optimizer.schedule=poly",
         "--optimizer.name=sgd",
-        "--loss.dice=1.0",
+        "--loss.weights",
+        "dice",
+        "1.0",
     ]
     assert main(["train", "--run", str(run), *fields, *options]) == 0
-    folder = RunFolder(run)
-    network = assemble.network(folder.recipe.model, folder.facts)
-    start = network.init(jax.random.key(folder.recipe.train.seed))["params"]
+    start = initial(run)["params"]
     trained = arrays(run, "last")["params"]
     kernels = [tree["encoder"]["Conv_0"]["kernel"] for tree in (start, trained)]
     np.testing.assert_array_equal(*kernels)

@@ -1,4 +1,4 @@
-"""Small data sets on the disk."""
+"""Fixtures that write small data sets."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ CAMVID = Path(__file__).parents[3] / "shared" / "data" / "camvid"
 
 @pytest.fixture(scope="session")
 def camvid_root():
-    """The real data set, where it is."""
+    """The folder of the real data set; skips the test without it."""
     if not CAMVID.is_dir():
-        pytest.skip(f"{CAMVID} is not there")
+        pytest.skip(f"{CAMVID} is missing")
     return CAMVID
 
 

@@ -3,7 +3,8 @@ import pytest
 
 from jaxseg.data import CamVid, Folder
 from jaxseg.data.check import check, check_sample
-from jaxseg.data.shapes import Shapes
+from jaxseg.data.sources.shapes import Shapes
+from jaxseg.data.targets import labels
 from jaxseg.errors import InputError
 
 
@@ -11,7 +12,7 @@ def source(root, **options):
     return Folder(root / "images", root / "masks", **{"num_classes": 3, **options})
 
 
-def test_a_sound_data_set(pairs):
+def test_check_valid_data_set_counts_pixels(pairs):
     root = pairs(count=5, labels=2)
     found = check(source(root, classes=("a", "b", "c")))
     masks = np.stack([source(root)[i]["label"] for i in range(5)])
@@ -21,10 +22,10 @@ def test_a_sound_data_set(pairs):
     assert found.images == (5, 5, 0)
     assert found.ignored == 0
     assert found.sizes == {(6, 8): 5}
-    assert found.notes == ("never labelled in 5 images: c",)
+    assert found.notes == ("absent from the labels of 5 images: c",)
 
 
-def test_every_problem_is_listed(pairs, write, tmp_path):
+def test_check_lists_every_problem(pairs, write, tmp_path):
     root = pairs(count=6)
     (root / "images" / "1.png").write_bytes(b"")
     (root / "images" / "2.png").write_bytes((root / "images" / "2.png").read_bytes()[:90])
@@ -41,7 +42,7 @@ def test_every_problem_is_listed(pairs, write, tmp_path):
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 5])
-def test_binary_masks_stored_as_255_would_train_on_nothing(tmp_path, write, num_classes):
+def test_check_sample_binary_masks_of_255_raise(tmp_path, write, num_classes):
     for i in range(3):
         write(f"images/{i}.png", np.zeros((4, 4, 3), np.uint8))
         write(f"masks/{i}.png", np.eye(4, dtype=np.uint8) * 255)
@@ -53,22 +54,22 @@ def test_binary_masks_stored_as_255_would_train_on_nothing(tmp_path, write, num_
     assert check_sample(mended).pixels[:2] == (36, 12)
 
 
-def test_void_at_the_border_is_not_a_binary_mask(tmp_path, write):
+def test_check_sample_void_border_is_accepted(tmp_path, write):
     write("images/0.png", np.zeros((4, 4, 3), np.uint8))
     write("masks/0.png", np.diag([0, 255, 1, 1]).astype(np.uint8))
     assert check_sample(source(tmp_path, num_classes=2)).ignored == 1
 
 
-def test_labels_that_are_all_ignored(tmp_path, write):
+def test_check_sample_only_ignored_labels_raise(tmp_path, write):
     write("images/0.png", np.zeros((4, 4, 3), np.uint8))
     write("masks/0.png", np.full((4, 4), 255, np.uint8))
     with pytest.raises(InputError, match=r"every pixel of all 1 images .* is ignored"):
         check_sample(source(tmp_path))
 
 
-def test_a_sample_is_spread_over_the_data_set():
+def test_check_sample_is_spread_over_the_data_set():
     class Counting:
-        num_classes, classes, ignore_index = 2, ("a", "b"), 255
+        num_classes, classes, targets, ignore_index = 2, ("a", "b"), labels(), 255
 
         def __init__(self):
             self.seen = []
@@ -86,13 +87,13 @@ def test_a_sample_is_spread_over_the_data_set():
     assert max(counting.seen) == 999
 
 
-def test_shapes_are_sound():
+def test_check_sample_shapes_are_valid():
     found = check_sample(Shapes(8, (32, 32), seed=0))
     assert found.ok
     assert found.count == 8
 
 
-def test_an_error_that_is_no_input_error_is_raised():
+def test_check_raises_other_errors():
     class Broken(Shapes):
         def __getitem__(self, index):
             raise ZeroDivisionError
@@ -102,7 +103,7 @@ def test_an_error_that_is_no_input_error_is_raised():
 
 
 @pytest.mark.slow
-def test_the_real_camvid_is_sound(camvid_root):
+def test_check_real_camvid_is_valid(camvid_root):
     for split in ("train", "val", "test"):
         found = check(CamVid(camvid_root, split))
         assert found.ok

@@ -23,13 +23,13 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", LOSSLESS)
-def test_images_and_masks_of_every_kind(write, suffix):
+def test_decode_lossless_formats_returns_exact_pixels(write, suffix):
     options = {"lossless": True} if suffix == ".webp" else {}
     assert np.array_equal(decode_image(write(f"a{suffix}", COLOUR, **options)), COLOUR)
     assert np.array_equal(decode_mask(write(f"b{suffix}", IDS, **options)), IDS)
 
 
-def test_jpeg(write):
+def test_decode_image_jpeg_is_close(write):
     smooth = np.repeat(np.linspace(0, 255, 32, dtype=np.uint8), 32).reshape(32, 32)
     image = decode_image(write("a.jpg", np.stack([smooth] * 3, -1), quality=95))
     assert image.shape == (32, 32, 3)
@@ -38,21 +38,21 @@ def test_jpeg(write):
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "I;16"])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_every_mode_becomes_rgb(mode, kind):
+def test_decode_image_any_mode_returns_rgb(mode, kind):
     image = decode_image(encoded(Image.fromarray(GREY).convert(mode), kind))
     assert image.shape == (6, 8, 3)
     assert image.dtype == np.uint8
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
-def test_other_colour_spaces_are_converted(mode):
+def test_decode_image_other_colour_spaces_are_converted(mode):
     picture = Image.fromarray(COLOUR).convert(mode)
     assert np.array_equal(
         decode_image(encoded(picture, "TIFF")), np.asarray(picture.convert("RGB"))
     )
 
 
-def test_transparency_is_dropped_and_grey_is_repeated():
+def test_decode_image_drops_alpha_and_repeats_grey():
     alpha = np.zeros((6, 8, 1), np.uint8)
     rgba = Image.fromarray(np.concatenate([COLOUR, alpha], -1))
     assert np.array_equal(decode_image(encoded(rgba)), COLOUR)
@@ -62,7 +62,7 @@ def test_transparency_is_dropped_and_grey_is_repeated():
     assert np.array_equal(decode_image(clear), np.asarray(palette.convert("RGB")))
 
 
-def test_16_bit_images_keep_their_range():
+def test_decode_image_16_bit_is_rescaled():
     values = np.array([[0, 257, 65535, 32768]], np.uint16)
     image = decode_image(encoded(Image.fromarray(values)))
     assert image[0, :, 0].tolist() == [0, 1, 255, 128]
@@ -73,8 +73,8 @@ def test_16_bit_images_keep_their_range():
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_grey_masks_of_few_bits_keep_their_ids(bits):
-    """Written by hand: PIL writes no grey PNG of 2 or 4 bits, though optimizers do."""
+def test_decode_mask_grey_of_few_bits_keeps_ids(bits):
+    """The files are encoded here: PIL does not write grey PNGs of 2 or 4 bits, but optimizers do."""
     ids = np.arange(16).reshape(2, 8) % 2**bits
     rows = [
         np.packbits((row[:, None] >> np.arange(bits)[::-1] & 1).astype(np.uint8)) for row in ids
@@ -90,12 +90,12 @@ def test_grey_masks_of_few_bits_keep_their_ids(bits):
     assert decode_mask(b"\x89PNG\r\n\x1a\n" + parts).tolist() == ids.tolist()
 
 
-def test_32_bit_images_of_8_bit_values_are_taken_as_they_are():
+def test_decode_image_32_bit_of_8_bit_values_is_unchanged():
     small = IDS.astype(np.int32) * 20
     assert np.array_equal(decode_image(encoded(Image.fromarray(small), "TIFF"))[..., 1], small)
 
 
-def test_palette_masks_keep_their_indices():
+def test_decode_mask_palette_returns_indices():
     mask = Image.fromarray(IDS)
     mask.putpalette(list(RNG.integers(0, 256, 768)))
     assert mask.mode == "P"
@@ -104,7 +104,7 @@ def test_palette_masks_keep_their_indices():
     assert np.array_equal(decode_mask(encoded(mask, "TIFF")), IDS)
 
 
-def test_masks_of_other_depths():
+def test_decode_mask_other_depths_keep_ids():
     assert decode_mask(encoded(Image.fromarray(IDS > 5))).tolist() == (IDS > 5).astype(int).tolist()
     wide = IDS.astype(np.uint16) * 1000
     assert np.array_equal(decode_mask(encoded(Image.fromarray(wide))), wide)
@@ -119,7 +119,7 @@ def test_masks_of_other_depths():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
-def test_the_exif_orientation_is_applied_to_both(orientation, kind):
+def test_decode_applies_exif_orientation_to_both(orientation, kind):
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if kind == "WEBP" else {}
@@ -135,14 +135,14 @@ def test_the_exif_orientation_is_applied_to_both(orientation, kind):
     assert np.array_equal(decode_mask(data), np.asarray(ImageOps.exif_transpose(stored)))
 
 
-def test_a_broken_exif_block_does_not_cost_the_image():
+def test_decode_image_ignores_broken_exif():
     data = encoded(Image.fromarray(COLOUR), exif=b"Exif\0\0nonsense")
     assert np.array_equal(decode_image(data), COLOUR)
 
 
 @pytest.mark.parametrize("decode", [decode_image, decode_mask])
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".bmp"])
-def test_a_truncated_file_is_named(write, decode, suffix):
+def test_decode_truncated_file_is_named(write, decode, suffix):
     pixels = RNG.integers(0, 256, (64, 64), dtype=np.uint8)
     file = write(f"cut{suffix}", pixels)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -150,7 +150,7 @@ def test_a_truncated_file_is_named(write, decode, suffix):
         decode(file)
 
 
-def test_what_is_no_image_is_named(tmp_path):
+def test_decode_other_file_is_named(tmp_path):
     for name, content, message in [
         ("empty.png", b"", "is empty"),
         ("text.png", b"hello", "is not an image"),
@@ -168,14 +168,14 @@ def test_what_is_no_image_is_named(tmp_path):
         decode_image(b"", "the image of pets[3]")
 
 
-def test_a_bomb_is_refused(monkeypatch, write):
+def test_decode_image_bomb_is_refused(monkeypatch, write):
     file = write("bomb.png", COLOUR)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(InputError, match=r"bomb\.png is too large"):
         decode_image(file)
 
 
-def test_a_colour_mask_says_how_to_convert(write):
+def test_decode_mask_colours_raise_with_conversion(write):
     mask = np.zeros((4, 4, 3), np.uint8)
     mask[0] = (128, 64, 128)
     with pytest.raises(InputError) as error:

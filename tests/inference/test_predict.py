@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from jaxseg import metrics
-from jaxseg.inference import make_predict, make_probabilities
+from jaxseg.errors import InputError
+from jaxseg.inference import make_predict, predict
+from jaxseg.tasks.semantic import probabilities
 from jaxseg.typing import Output
 
 
@@ -52,14 +54,14 @@ def test_classes_are_those_of_the_logits(case):
 
 def test_probabilities_sum_to_one_and_agree_with_the_classes(case):
     model, variables, images, logits = case
-    probabilities = jax.jit(make_probabilities(model, preprocess=preprocess))(variables, images)
-    chex.assert_equal_shape([probabilities, logits])
+    found = jax.jit(make_predict(model, probabilities, preprocess=preprocess))(variables, images)
+    chex.assert_equal_shape([found, logits])
     classes = make_predict(model, preprocess=preprocess)(variables, images)
     if logits.shape[-1] == 1:
-        np.testing.assert_array_equal(probabilities[..., 0] > 0.5, classes == 1)
+        np.testing.assert_array_equal(found[..., 0] > 0.5, classes == 1)
     else:
-        np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-6)
-        np.testing.assert_array_equal(probabilities.argmax(-1), classes)
+        np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-6)
+        np.testing.assert_array_equal(found.argmax(-1), classes)
 
 
 def test_the_threshold_of_one_logit_is_exclusive():
@@ -70,12 +72,34 @@ def test_the_threshold_of_one_logit_is_exclusive():
 
     logits = jnp.array([-1e-6, 0.0, 1e-6]).reshape(1, 1, 3, 1)
     assert make_predict(Same())({}, logits).tolist() == [[[0, 0, 1]]]
-    assert make_probabilities(Same())({}, logits)[0, 0, 1, 0] == 0.5
+    assert make_predict(Same(), probabilities)({}, logits)[0, 0, 1, 0] == 0.5
 
 
 def test_one_function_serves_any_variables_and_sizes(case):
     model, variables, images, _ = case
-    predict = jax.jit(make_predict(model, preprocess=preprocess))
-    assert predict(variables, images[:1, :1, :1]).shape == (1, 1, 1)
+    compiled = jax.jit(make_predict(model, preprocess=preprocess))
+    assert compiled(variables, images[:1, :1, :1]).shape == (1, 1, 1)
     others = make_variables(1, model.features)
-    assert (predict(others, images) != predict(variables, images)).any()
+    assert (compiled(others, images) != compiled(variables, images)).any()
+
+
+def test_predict_takes_one_image_or_a_batch(case):
+    model, variables, images, _ = case
+    statistics = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    expected = make_predict(model, preprocess=preprocess)(variables, images)
+    np.testing.assert_array_equal(predict(model, variables, images, **statistics), expected)
+    single = predict(model, variables, images[0], **statistics)
+    np.testing.assert_array_equal(single, expected[0])
+
+
+def test_predict_compiles_once(case, compiled):
+    model, variables, images, _ = case
+    for _ in range(2):
+        predict(model, variables, images[:, :4])
+    assert compiled("_classes") == 1
+
+
+def test_predict_refuses_floats(case):
+    model, variables, images, _ = case
+    with pytest.raises(InputError, match=r"float32 \[2, 5, 7, 3\]: give uint8"):
+        predict(model, variables, images.astype(np.float32))

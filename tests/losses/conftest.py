@@ -1,15 +1,10 @@
 """Small batches with everything in them, and what it takes to compare with the originals in one process."""
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "parity"))
-import peers
+from harness import peers
 
 K = 4
 

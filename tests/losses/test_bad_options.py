@@ -11,7 +11,7 @@ from jaxseg.errors import InputError
     ("call", "message"),
     [
         (lambda z, y: losses.softmax_focal_loss(z[..., :1], y), "sigmoid_focal_loss"),
-        (lambda z, y: losses.focal_loss(z, y, alpha=0.2), "alpha is of sigmoids"),
+        (lambda z, y: losses.focal_loss(z, y, alpha=0.2), "alpha applies to sigmoids"),
         (lambda z, y: losses.focal_loss(z, y, gamma=-1.0), "gamma is -1.0"),
         (lambda z, y: losses.sigmoid_focal_loss(z, y, alpha=2.0), "alpha is 2.0"),
         (lambda z, y: losses.poly_loss(z, y, epsilon=-2.0), "epsilon is -2.0"),
@@ -25,7 +25,7 @@ from jaxseg.errors import InputError
         (lambda z, y: losses.soft_cldice_loss(z, y, iterations=-1), "iterations is -1"),
         (lambda z, y: losses.hausdorff_loss(z, y, alpha=-1.0), "alpha is -1.0"),
         (lambda z, y: losses.focal_loss(z, jnp.zeros(z.shape)), "integer labels"),
-        (lambda z, y: losses.lovasz_softmax_loss(z, y[0]), "do not fit"),
+        (lambda z, y: losses.lovasz_softmax_loss(z, y[0]), "do not match"),
     ],
 )
 def test_bad_options_are_named(call, message):

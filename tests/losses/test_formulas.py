@@ -83,6 +83,7 @@ def value(loss, logits, labels, **options):
         (losses.cross_entropy, {}, lambda p, y: -np.log(p)),
     ],
 )
+@pytest.mark.sample(9)
 def test_means_over_pixels(mode, weighted, loss, options, formula):
     logits, labels = case(mode)
     weights = WEIGHTS[mode] if weighted else None
@@ -102,6 +103,7 @@ def test_means_over_pixels(mode, weighted, loss, options, formula):
         losses.hausdorff_loss,
     ],
 )
+@pytest.mark.sample(3)
 def test_per_image_is_the_mean_of_the_images_that_count(mode, loss):
     """Image 2 is ignored as a whole and is no image of loss 0."""
     logits, labels = case(mode)
@@ -124,6 +126,7 @@ def test_alpha_of_the_focal_loss_divides_the_labels(mode):
 @pytest.mark.parametrize("per_image", [True, False])
 @every_mode
 @pytest.mark.parametrize(("threshold", "min_kept"), [(0.3, 2), (0.7, 5), (0.05, 7), (0.9, 1000)])
+@pytest.mark.sample(6)
 def test_ohem_keeps_what_is_improbable_and_so_many_at_least(mode, threshold, min_kept, per_image):
     logits, labels = case(mode)
     groups = entries(mode, logits, labels)
@@ -141,6 +144,7 @@ def test_ohem_keeps_what_is_improbable_and_so_many_at_least(mode, threshold, min
 @pytest.mark.parametrize("per_image", [True, False])
 @every_mode
 @pytest.mark.parametrize("fraction", [0.01, 0.3, 1.0])
+@pytest.mark.sample(6)
 def test_topk_keeps_the_worst(mode, fraction, per_image):
     logits, labels = case(mode)
     groups = entries(mode, logits, labels)
@@ -198,6 +202,7 @@ def matthews(p, y, smooth=1e-5):
         (losses.mcc_loss, matthews),
     ],
 )
+@pytest.mark.sample(9)
 def test_means_over_the_classes_that_are_there(mode, per_image, weighted, loss, formula):
     logits, labels = case(mode)
     weights = WEIGHTS[mode] if weighted and mode != "binary" else [1.0] * 4
@@ -257,6 +262,7 @@ def lovasz(errors, y):
 @pytest.mark.parametrize("per_image", [True, False])
 @every_mode
 @pytest.mark.parametrize("name", ["softmax", "hinge"])
+@pytest.mark.sample(6)
 def test_lovasz_is_the_definition(mode, name, per_image, present_only):
     logits, labels = case(mode)
     _, _, counted = shares(mode, logits, labels)
@@ -305,6 +311,7 @@ def skeleton(x, iterations):
 
 @pytest.mark.parametrize("per_image", [False, True])
 @every_mode
+@pytest.mark.sample(2)
 def test_soft_cldice(mode, per_image):
     logits, labels = case(mode, shape=(3, 9, 8))
     p, y, _ = shares(mode, logits, labels)
@@ -335,6 +342,7 @@ def distances(inside, counted):
 @pytest.mark.parametrize("weighted", [False, True])
 @every_mode
 @pytest.mark.parametrize("name", ["boundary", "hausdorff"])
+@pytest.mark.sample(3)
 def test_losses_of_distances(mode, name, weighted):
     logits, labels = case(mode, shape=(3, 9, 8))
     p, y, counted = shares(mode, logits, labels)
@@ -373,6 +381,7 @@ def test_without_truth_or_nothing_else_there_is_no_boundary():
         losses.hausdorff_loss,
     ],
 )
+@pytest.mark.sample(2)
 def test_shares_of_classes_that_are_0_and_1_are_class_ids(loss):
     logits, labels = case("multiclass")
     soft = (labels[..., None] == np.arange(4)).astype(float)

@@ -82,6 +82,7 @@ def compiled(name, parts=1):
 @every_loss
 @few
 @given(seed=seeds, scale=scales, noise=st.sampled_from([np.nan, np.inf, -np.inf, 3e38, 1.0]))
+@pytest.mark.sample(9)
 def test_ignored_pixels_have_no_influence(name, mode, seed, scale, noise):
     logits, labels = drawn(mode, seed, scale)
     ignored = ignored_logits(labels, logits.shape[-1])
@@ -95,6 +96,7 @@ def test_ignored_pixels_have_no_influence(name, mode, seed, scale, noise):
 
 @every_mode
 @every_loss
+@pytest.mark.sample(6)
 def test_nothing_but_ignored_pixels_is_no_loss_and_no_gradient(name, mode):
     logits, labels = drawn(mode, 0, 1.0, ignored=1.0)
     logits = np.random.default_rng(0).choice([1.0, np.nan, np.inf, -np.inf], logits.shape)
@@ -107,6 +109,7 @@ def test_nothing_but_ignored_pixels_is_no_loss_and_no_gradient(name, mode):
 @every_loss
 @few
 @given(seed=seeds, saturated=st.booleans())
+@pytest.mark.sample(7)
 def test_extreme_logits_give_finite_numbers(name, mode, seed, saturated):
     logits, labels = drawn(mode, seed, 1e4)
     logits = np.sign(logits) * 1e4 if saturated else logits
@@ -157,6 +160,7 @@ def test_the_order_of_pixels_and_images_does_not_matter(name, mode, seed, scale)
 @every_loss
 @few
 @given(seed=seeds, scale=scales)
+@pytest.mark.sample(9)
 def test_the_order_of_classes_does_not_matter(name, mode, seed, scale):
     logits, labels = drawn(mode, seed, scale)
     order = np.random.default_rng(seed).permutation(K)
@@ -177,6 +181,7 @@ def test_the_order_of_classes_does_not_matter(name, mode, seed, scale):
 @pytest.mark.parametrize("name", LOSSES | BATCH_WISE)
 @few
 @given(seed=seeds, scale=scales)
+@pytest.mark.sample(9)
 def test_cutting_the_batch_over_devices_changes_nothing(name, mode, seed, scale):
     logits, labels = drawn(mode, seed, scale)
     value, gradient = compiled(name)(logits, labels)
@@ -187,6 +192,7 @@ def test_cutting_the_batch_over_devices_changes_nothing(name, mode, seed, scale)
 
 @every_mode
 @every_loss
+@pytest.mark.sample(6)
 def test_gradient_is_the_finite_difference(name, mode):
     """Along one direction, in float64, far from ties."""
     logits, labels = drawn(mode, 1, 3.0)

@@ -44,6 +44,7 @@ def expected_loss(name, logits, labels, weights, smooth, per_image):
 @pytest.mark.parametrize(("weighted", "smooth"), [(False, 0.0), (True, 0.7)])
 @pytest.mark.parametrize("num_classes", [1, 4])
 @pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.sample(8)
 def test_is_what_the_formula_says(batch, name, num_classes, weighted, smooth, per_image):
     logits, labels = batch(num_classes)
     weights = WEIGHTS[num_classes] if weighted else None

@@ -108,6 +108,7 @@ def expected(kind, seeds=(0,)):
 
 
 @kinds
+@pytest.mark.sample(2)
 def test_addition_is_updating(kind):
     zero, _ = KINDS[kind]
     parts = [compiled(kind)(zero, batch(seed)) for seed in range(3)]
@@ -118,6 +119,7 @@ def test_addition_is_updating(kind):
 
 
 @kinds
+@pytest.mark.sample(2)
 def test_one_image_after_the_other_in_a_scan(kind):
     zero, update = KINDS[kind]
 
@@ -129,6 +131,7 @@ def test_one_image_after_the_other_in_a_scan(kind):
 
 
 @kinds
+@pytest.mark.sample(3)
 def test_it_compiles_once_for_all_batches_of_a_shape(kind):
     traces = []
 
@@ -145,6 +148,7 @@ def test_it_compiles_once_for_all_batches_of_a_shape(kind):
 
 @kinds
 @pytest.mark.parametrize("strategy", ["jit", "pmap", "shard_map"])
+@pytest.mark.sample(6)
 def test_every_strategy_counts_each_pixel_once(kind, strategy):
     """Twice, so that what was counted before is not summed over the devices again."""
     zero, update = KINDS[kind]
@@ -190,6 +194,7 @@ def test_a_batch_that_is_ignored_changes_nothing(kind):
 
 
 @kinds
+@pytest.mark.sample(3)
 def test_padding_with_ignored_images_changes_nothing(kind):
     def padded(x):
         fill = np.nan if x.dtype == np.float32 else 255
@@ -200,6 +205,7 @@ def test_padding_with_ignored_images_changes_nothing(kind):
 
 
 @pytest.mark.parametrize("kind", list(KINDS)[:4])
+@pytest.mark.sample(2)
 def test_x64_changes_no_count(kind):
     """Means over images, of floats, are in float64 then."""
     zero, update = KINDS[kind]

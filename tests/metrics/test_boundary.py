@@ -187,6 +187,7 @@ def test_edges_are_what_scipys_erosion_takes_away():
 
 
 @pytest.mark.parametrize("reach", [1, 2, 3, 4, 7, 12, 40])
+@pytest.mark.sample(3)
 def test_near_is_scipys_dilation_with_a_frame(reach):
     outside = np.random.default_rng(reach).random((2, 19, 25)) < 0.005
     for square in (True, False):
@@ -243,6 +244,7 @@ def test_any_integer_type_and_no_jit_change_nothing(score):
 
 
 @pytest.mark.parametrize("score", SCORES)
+@pytest.mark.slow
 def test_divided_batches_have_the_same_scores(score):
     labels, predictions = (x[:6] for x in cases(ignored=True))
     expected = compiled(score)(labels, predictions)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxseg import losses, metrics
 from jaxseg.errors import InputError
-from jaxseg.metrics import Calibration, integers, probability_sums
+from jaxseg.metrics import Calibration, exact_integers, probability_sums
 from jaxseg.metrics.histogram import bin_of
 
 SHAPE = (2, 9, 7)
@@ -66,6 +66,7 @@ def directly(logits, labels, bins):
 
 @pytest.mark.parametrize("bins", [1, 10, 15])
 @pytest.mark.parametrize("num_classes", [1, 2, 5])
+@pytest.mark.sample(1)
 def test_every_quantity_is_that_of_the_pixels(num_classes, bins):
     logits, labels = drawn(num_classes)
     sums = update()(Calibration.zero(num_classes, bins=bins), logits, labels)
@@ -76,6 +77,7 @@ def test_every_quantity_is_that_of_the_pixels(num_classes, bins):
         np.testing.assert_allclose(host, expected, rtol=0, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_class_without_truth_has_no_calibration_error():
     """However sure the network is of it; the other classes' errors are over all pixels, its own included."""
     logits, labels = drawn(4)
@@ -95,6 +97,7 @@ def test_one_pixel_is_as_wrong_as_its_probability_is_far_from_its_truth(label):
     np.testing.assert_allclose(metrics.ece_per_class(sums), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gaps_of_opposite_sign_in_one_bin_cancel_and_in_two_do_not():
     probabilities = np.array([0.55, 0.65, 0.55, 0.65]).reshape(1, 1, 4)
     logits = np.log(np.stack([1 - probabilities, probabilities], -1)).astype(np.float32)
@@ -104,16 +107,20 @@ def test_gaps_of_opposite_sign_in_one_bin_cancel_and_in_two_do_not():
         np.testing.assert_allclose(metrics.ece_per_class(sums)[1], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_bins_of_a_class_hold_every_pixel_once():
     logits, labels = drawn(5)
     sums = update()(Calibration.zero(5), logits, labels)
-    np.testing.assert_array_equal(integers.total(sums.class_truth, -1), sums.pixels)
-    total = integers.to_float(integers.total(integers.total(sums.class_probability, -1), -1))
+    np.testing.assert_array_equal(exact_integers.total(sums.class_truth, -1), sums.pixels)
+    total = exact_integers.to_float(
+        exact_integers.total(exact_integers.total(sums.class_probability, -1), -1)
+    )
     assert float(total) / 2**24 == pytest.approx((labels != 255).sum(), rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 9, 7), (3, 16, 8), (2, 130, 101), (0, 4, 4)])
 @pytest.mark.parametrize("num_classes", [2, 5])
+@pytest.mark.sample(3)
 def test_every_way_to_sum_probabilities_gives_the_same_whole_numbers(num_classes, shape):
     """Chunk by chunk, image by image and as masks; many blocks are full of probabilities of 1."""
     rng = np.random.default_rng(0)
@@ -135,9 +142,9 @@ def test_every_way_to_sum_probabilities_gives_the_same_whole_numbers(num_classes
     )
     for way in ways:
         found = jax.jit(functools.partial(way, bins=15))(p, valid)
-        np.testing.assert_array_equal(integers.to_numpy(found), expected)
+        np.testing.assert_array_equal(exact_integers.to_numpy(found), expected)
     found = jax.jit(probability_sums.sums_by_bin, static_argnums=2)(p, valid, 15)
-    np.testing.assert_array_equal(integers.to_numpy(found), expected)
+    np.testing.assert_array_equal(exact_integers.to_numpy(found), expected)
 
 
 def test_the_reliability_diagram():
@@ -158,6 +165,7 @@ def test_the_reliability_diagram():
         assert float(diagram.accuracy[b]) == pytest.approx(right[inside].mean(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_one_logit_and_two_classes_are_calibrated_alike():
     logits, labels = drawn(1)
     two = np.concatenate([np.zeros_like(logits), logits], -1)
@@ -167,6 +175,7 @@ def test_one_logit_and_two_classes_are_calibrated_alike():
         np.testing.assert_allclose(score(one), score(other), rtol=0, atol=2e-7, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_likelihood_is_the_cross_entropy():
     logits, labels = drawn(3)
     sums = update()(Calibration.zero(3), logits, labels)
@@ -197,6 +206,7 @@ def test_a_billion_pixels_lose_no_digits():
         np.testing.assert_allclose(score(many), score(sums), rtol=0, atol=2e-7, err_msg=name)
 
 
+@pytest.mark.slow
 def test_many_pixels_of_one_batch_lose_no_digits():
     """A float32 sum of 300,000 values of 0.1 is off in the third digit where it is taken one by one."""
     logits = jnp.zeros((1, 600, 500, 1)) + 2.0
@@ -211,6 +221,7 @@ def test_many_pixels_of_one_batch_lose_no_digits():
     st.lists(st.floats(-1e4, 1e4, width=32), min_size=6, max_size=6),
     st.lists(st.integers(0, 2), min_size=2, max_size=2),
 )
+@pytest.mark.slow
 def test_large_logits_and_one_or_two_pixels(values, labels):
     logits = np.array(values, np.float32).reshape(1, 1, 2, 3)
     sums = update()(Calibration.zero(3), logits, np.array(labels, np.uint8).reshape(1, 1, 2))

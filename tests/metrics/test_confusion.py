@@ -233,6 +233,7 @@ tables = st.lists(st.integers(0, 3), min_size=5, max_size=5).filter(
 
 @settings(max_examples=20)
 @given(table=tables, seed=st.integers(0, 99))
+@pytest.mark.slow
 def test_merging_counts_is_counting_merged_labels(table, seed):
     labels, predictions = drawn(5, seed)
     counts = update()(ConfusionMatrix.zero(5), labels, predictions).merge(table)

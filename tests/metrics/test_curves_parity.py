@@ -145,7 +145,7 @@ def test_multiclass_curves_are_torchmetrics(torch, classification):
         metrics.average_precision(sweep),
         classification.multiclass_average_precision(*pair, average="none", **options),
     )
-    tp, fp, fn, _ = sweep.outcomes()
+    tp, fp, fn, _ = sweep.confusion_counts()
     for i in (0, 64, 128, 200):
         each = probabilities >= sweep.thresholds[i]
         theirs = classification.multilabel_jaccard_index(
@@ -157,7 +157,7 @@ def test_multiclass_curves_are_torchmetrics(torch, classification):
             ignore_index=255,
             average="none",
         )
-        close(metrics.iou(sweep.outcomes())[i], theirs)
+        close(metrics.iou(sweep.confusion_counts())[i], theirs)
         close(tp[i] / (tp[i] + fp[i] + fn[i]), theirs)
 
 

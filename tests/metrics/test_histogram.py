@@ -48,6 +48,7 @@ def test_counts_are_numpys(size, weighted):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("each", [1, 2, 3])
 @pytest.mark.parametrize("size", [1, 4, 7, 441])
+@pytest.mark.sample(8)
 def test_both_ways_of_counting_agree(size, each, weighted, monkeypatch):
     """Several blocks and a part of one. A product is what TPUs do."""
     monkeypatch.setattr(module, "_BLOCK", 1024)

@@ -26,7 +26,7 @@ def drawn(seed=0, images=6):
 
 
 def one_by_one(labels, predictions, dice=False):
-    """`[N, K]` scores, not-a-number where a class is neither in truth nor in prediction of an image."""
+    """`[N, K]` scores, NaN where a class is neither in truth nor in prediction of an image."""
     rows = []
     for true, predicted in zip(labels, predictions, strict=True):
         valid = true != 255
@@ -94,6 +94,7 @@ def test_foreground_per_case_is_the_one_of_nnu_net():
     np.testing.assert_allclose(metrics.foreground_per_case(means), np.mean(per_class), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_mean_over_images_is_not_the_score_of_the_data_set():
     """992 of 1000 pixels found, all in one image (torchmetrics' MeanIoU says 0.5)."""
     labels = np.zeros((2, 40, 40), np.int32)
@@ -133,6 +134,7 @@ def test_neither_order_nor_batches_matter(order, cut, seed):
         np.testing.assert_allclose(function(parts), function(whole), rtol=0, atol=2e-7)
 
 
+@pytest.mark.slow
 def test_several_labels_a_pixel():
     rng = np.random.default_rng(0)
     labels, predictions = rng.integers(0, 2, (2, 3, 4, 4, CLASSES))

@@ -285,7 +285,7 @@ def stats(torch, smp, case):
 @pytest.mark.parametrize("case", ["random", "skewed"])
 def test_data_set_scores_are_smps_where_every_class_is_there(torch, smp, case, name):
     parts, counts = stats(torch, smp, case), counted(case)
-    for ours, theirs in zip(metrics.outcomes(counts), parts, strict=True):
+    for ours, theirs in zip(metrics.confusion_counts(counts), parts, strict=True):
         np.testing.assert_array_equal(ours, theirs.sum(0))
     for reduce, reduction in ((metrics.macro, "macro"), (metrics.micro, "micro")):
         close(reduce(FUNCTIONS[name], counts), getattr(smp, name)(*parts, reduction=reduction))

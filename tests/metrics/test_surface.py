@@ -103,6 +103,7 @@ def expected(score, labels, predictions, classes, spacing=(1.0, 1.0), **options)
 
 
 @pytest.mark.parametrize(("score", "options"), OPTIONS)
+@pytest.mark.sample(3)
 def test_is_the_formula_of_monai(score, options):
     for ignored in (False, True):
         labels, predictions = cases(ignored)
@@ -115,6 +116,7 @@ def test_is_the_formula_of_monai(score, options):
 
 @pytest.mark.parametrize("spacing", [(2.0, 1.0), (0.4, 0.7)])
 @pytest.mark.parametrize(("score", "options"), SPACED)
+@pytest.mark.sample(2)
 def test_spacing_is_the_size_of_a_pixel(score, options, spacing):
     labels, predictions = cases(ignored=True)
     options = {**options, "spacing": spacing}
@@ -124,6 +126,7 @@ def test_spacing_is_the_size_of_a_pixel(score, options, spacing):
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 12), (2, 11, 1), (2, 1, 1)])
+@pytest.mark.sample(1)
 def test_narrow_images_have_edges_too(shape):
     labels, predictions = np.random.default_rng(1).integers(0, 2, (2, *shape))
     for score, options in SPACED:
@@ -162,6 +165,7 @@ def test_truth_and_prediction_may_be_exchanged(score, options):
 
 
 @pytest.mark.parametrize(("score", "options"), SPACED)
+@pytest.mark.sample(1)
 def test_no_jit_and_x64_change_nothing(score, options):
     labels, predictions = cases(ignored=True)
     labels, predictions = labels[3:5], predictions[3:5]

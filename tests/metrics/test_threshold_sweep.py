@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxseg import metrics
 from jaxseg.errors import InputError
-from jaxseg.metrics import Outcomes, ThresholdSweep
+from jaxseg.metrics import ConfusionCounts, ThresholdSweep
 from jaxseg.metrics.histogram import bin_of, edges
 
 SHAPE = (2, 6, 5)
@@ -48,20 +48,21 @@ def counted(labels, probabilities, thresholds):
             predicted = probabilities[..., c] >= threshold
             pairs = ((1, 1), (0, 1), (1, 0), (0, 0))
             rows.append([((truth == t) & (predicted == p) & valid).sum() for t, p in pairs])
-    return Outcomes(*np.moveaxis(np.reshape(rows, (len(thresholds), classes, 4)), -1, 0))
+    return ConfusionCounts(*np.moveaxis(np.reshape(rows, (len(thresholds), classes, 4)), -1, 0))
 
 
 @pytest.mark.parametrize("bins", [1, 7, 16, 100, 256])
 @pytest.mark.parametrize(
     ("num_classes", "multilabel"), [(1, False), (1, True), (3, False), (3, True)]
 )
+@pytest.mark.sample(5)
 def test_every_threshold_is_counted_exactly(num_classes, multilabel, bins):
     labels, probabilities = drawn(num_classes, bins, multilabel=multilabel)
     zero = ThresholdSweep.zero(num_classes, thresholds=bins)
     sweep = update()(zero, labels, probabilities)
     assert sweep.thresholds.dtype == np.float32
     expected = counted(labels, probabilities, sweep.thresholds)
-    for found, exact in zip(sweep.outcomes(), expected, strict=True):
+    for found, exact in zip(sweep.confusion_counts(), expected, strict=True):
         np.testing.assert_array_equal(found, exact)
     assert sweep.to_numpy().sum() == expected.tp[0].sum() + expected.fp[0].sum()
 
@@ -90,7 +91,7 @@ def test_short_floats_are_swept_at_the_same_thresholds(dtype):
     probabilities = jnp.asarray(probabilities).astype(dtype)
     sweep = update()(ThresholdSweep.zero(1, thresholds=10), labels, probabilities)
     exact = counted(labels, np.asarray(probabilities.astype(jnp.float32)), sweep.thresholds)
-    np.testing.assert_array_equal(sweep.outcomes().tp, exact.tp)
+    np.testing.assert_array_equal(sweep.confusion_counts().tp, exact.tp)
 
 
 def test_scores_take_the_outcomes_of_every_threshold():
@@ -104,7 +105,7 @@ def test_scores_take_the_outcomes_of_every_threshold():
             metrics.precision: tp / (tp + fp),
             metrics.specificity: tn / (tn + fp),
         }
-    parts = sweep.outcomes()
+    parts = sweep.confusion_counts()
     for score, values in expected.items():
         np.testing.assert_allclose(score(parts), values, rtol=0, atol=1e-6)
         assert score(parts).shape == (256, 3)
@@ -113,7 +114,7 @@ def test_scores_take_the_outcomes_of_every_threshold():
     )
     assert metrics.micro(metrics.iou, parts).shape == (256,)
     np.testing.assert_array_equal(
-        metrics.iou(jax.device_get(sweep).outcomes()), expected[metrics.iou]
+        metrics.iou(jax.device_get(sweep).confusion_counts()), expected[metrics.iou]
     )
 
 
@@ -122,7 +123,7 @@ def test_the_best_threshold_is_where_direct_counting_scores_best(score):
     labels, probabilities = drawn(3, 16, multilabel=True)
     sweep = update()(ThresholdSweep.zero(3, thresholds=16), labels, probabilities)
     best = metrics.best_threshold(score, sweep)
-    exact = score(Outcomes(*counted(labels, probabilities, sweep.thresholds)))
+    exact = score(ConfusionCounts(*counted(labels, probabilities, sweep.thresholds)))
     np.testing.assert_array_equal(best.threshold, sweep.thresholds[exact.argmax(0)])
     np.testing.assert_allclose(best.score, exact.max(0), atol=1e-6)
 
@@ -178,8 +179,8 @@ def test_huge_counts_keep_their_digits():
     for function in (
         metrics.area_under_roc,
         metrics.average_precision,
-        lambda sweep: metrics.iou(sweep.outcomes()),
-        lambda sweep: metrics.specificity(sweep.outcomes()),
+        lambda sweep: metrics.iou(sweep.confusion_counts()),
+        lambda sweep: metrics.specificity(sweep.confusion_counts()),
         lambda sweep: metrics.roc_curve(sweep).x,
     ):
         assert function(host).dtype == np.float64

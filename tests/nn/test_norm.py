@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxseg.nn import BatchNorm, GroupNorm
-from jaxseg.nn.norm import normalize, sum_pixels
+from jaxseg.nn import BatchNorm, GroupNorm, LayerNorm
+from jaxseg.nn.norm import channel_sums, normalize
 
 STATISTICS = {
     "params": {"scale": np.float32([1.5, 0.5]), "bias": np.float32([0.1, -0.2])},
@@ -131,6 +131,7 @@ def composed(x, scale, bias, relu):
 
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("shape", [(2, 9, 7, 3), (4, 16, 16, 2), (3, 1, 1, 2), (1, 37, 5, 1)])
+@pytest.mark.sample(3)
 def test_its_own_gradient_is_the_formulas(shape, relu):
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
@@ -140,13 +141,14 @@ def test_its_own_gradient_is_the_formulas(shape, relu):
         def run(form):
             return jax.jit(lambda *a: jax.vjp(form, *a)[1](cotangent))(x, scale, bias)
 
-        ours = run(lambda x, s, b: normalize(x, s, b, 1e-5, relu)[0])
+        ours = run(lambda x, s, b: normalize(x, s, b, 1e-5, jax.nn.relu if relu else None)[0])
         theirs = run(lambda x, s, b: composed(x, s, b, relu))
         assert float(jnp.abs(theirs[1]).max()) > 0.1 or shape[:3] == (3, 1, 1)
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_its_own_gradient_in_bfloat16_is_that_of_float32_rounded():
     x = jnp.asarray(noise(2, 16, 9, 3, loc=2.0), jnp.bfloat16)
     cotangent = jnp.asarray(noise(2, 16, 9, 3), jnp.bfloat16)
@@ -156,7 +158,7 @@ def test_its_own_gradient_in_bfloat16_is_that_of_float32_rounded():
         return jax.vjp(form, x, scale, bias)[1](cotangent)
 
     def ours(x, scale, bias):
-        return normalize(x, scale, bias, 1e-5, True)[0].astype(x.dtype)
+        return normalize(x, scale, bias, 1e-5, jax.nn.relu)[0].astype(x.dtype)
 
     got = gradient(ours, x, cotangent)
     exact = gradient(
@@ -174,7 +176,7 @@ def test_a_relu_is_part_of_the_layer():
     x = noise(2, 3, 4, 2)
     for mode in ({"train": False}, {"train": True, "mutable": ["batch_stats"]}):
         plain = BatchNorm().apply(STATISTICS, x, **mode)
-        rectified = BatchNorm().apply(STATISTICS, x, relu=True, **mode)
+        rectified = BatchNorm().apply(STATISTICS, x, activation=jax.nn.relu, **mode)
         if mode["train"]:
             plain, rectified = plain[0], rectified[0]
         np.testing.assert_allclose(rectified, np.maximum(plain, 0), rtol=0, atol=1e-7)
@@ -185,7 +187,7 @@ def test_a_relu_is_part_of_the_layer():
 def test_sums_over_pixels_are_exact_to_a_few_roundings(shape):
     x = noise(*shape, loc=100.0)
     exact = x.astype(np.float64).reshape(-1, shape[-1]).sum(0)
-    np.testing.assert_allclose(jax.jit(sum_pixels)(x), exact, rtol=3e-7, atol=0)
+    np.testing.assert_allclose(jax.jit(channel_sums)(x), exact, rtol=3e-7, atol=0)
 
 
 def test_initialising_does_not_move_the_statistics():
@@ -204,3 +206,22 @@ def test_group_norm_normalises_each_image_and_group():
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-4)
     half = GroupNorm(3, dtype=jnp.bfloat16).apply({"params": params}, jnp.asarray(x, jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
+
+
+def test_layer_norm_normalises_each_pixel():
+    x = noise(2, 3, 4, 6, loc=1000.0)
+    params = {"scale": noise(6), "bias": noise(6)[::-1]}
+    y = LayerNorm(epsilon=1e-6).apply({"params": params}, x)
+    exact = x.astype(np.float64)
+    mean, var = exact.mean(-1, keepdims=True), exact.var(-1, keepdims=True)
+    expected = (exact - mean) / np.sqrt(var + 1e-6) * params["scale"] + params["bias"]
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-3)
+
+
+def test_layer_norm_of_bfloat16_has_float32_moments():
+    x = jnp.asarray(noise(4, 8, 64, loc=5.0), jnp.bfloat16)
+    params = {"scale": jnp.ones(64), "bias": jnp.zeros(64)}
+    y = LayerNorm().apply({"params": params}, x)
+    expected = LayerNorm().apply({"params": params}, x.astype(jnp.float32))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, expected.astype(jnp.bfloat16))

@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 
 from jaxseg.errors import InputError
 from jaxseg.nn import adaptive_avg_pool, max_pool, max_pool_with_indices, max_unpool
-from jaxseg.nn.pool import _reduced
+from jaxseg.nn.pool import _reduce_window
 
 
 def noise(*shape):
@@ -19,6 +19,7 @@ def noise(*shape):
     ("window", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 1), (2, 3, 1)]
 )
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (3, 4)])
+@pytest.mark.sample(4)
 def test_places_are_where_the_maxima_are(window, stride, padding, size):
     x = noise(2, *size, 3)
     values, places = max_pool_with_indices(x, window, stride, padding)
@@ -36,16 +37,17 @@ def pool_gradients(x, window, stride, padding, dtype):
     """Ours, which the tests' CPUs take, and XLA's, of a cotangent without equal numbers."""
     x = jnp.asarray(x, dtype)
     sizes = (window, stride, padding)
-    shape = jax.eval_shape(lambda x: _reduced(x, *sizes), x).shape
+    shape = jax.eval_shape(lambda x: _reduce_window(x, *sizes), x).shape
     cotangent = jnp.asarray(np.random.default_rng(1).normal(size=shape), dtype)
     return [
         np.asarray(jax.jit(lambda x, form=form: jax.vjp(form, x)[1](cotangent)[0])(x))
-        for form in (lambda x: max_pool(x, *sizes), lambda x: _reduced(x, *sizes))
+        for form in (lambda x: max_pool(x, *sizes), lambda x: _reduce_window(x, *sizes))
     ]
 
 
 @pytest.mark.parametrize(("window", "stride", "padding"), WINDOWS)
 @pytest.mark.parametrize("size", [(8, 8), (7, 10), (5, 9)])
+@pytest.mark.sample(7)
 def test_its_own_gradient_is_that_of_xla(window, stride, padding, size):
     with jax.enable_x64(True):
         ours, theirs = pool_gradients(noise(2, *size, 3), window, stride, padding, jnp.float64)
@@ -145,6 +147,7 @@ def test_shapes_that_do_not_fit():
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 7), (3, 4), (9, 2)])
 @pytest.mark.parametrize("given", [(7, 7), (14, 21), (5, 8), (1, 2)])
+@pytest.mark.sample(5)
 def test_adaptive_pooling_is_the_mean_of_windows_that_cover_the_map(given, size):
     x = noise(2, *given, 3)
     y = adaptive_avg_pool(x, size)

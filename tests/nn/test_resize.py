@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from jaxseg.nn import bilinear, nearest
 from jaxseg.nn.resize import _bilinear_matrix
-from jaxseg.train.program import collectives
+from jaxseg.parallel.cost import find_collectives
 
 SIZES = [(1, 1), (1, 7), (5, 5), (6, 4), (13, 8)]
 
@@ -21,6 +21,7 @@ def to_all_sizes(resize, x, **options):
 
 
 @pytest.mark.parametrize("given", SIZES)
+@pytest.mark.sample(3)
 def test_bilinear_equals_scipy_in_both_conventions(given):
     x = noise(2, *given, 3)
     half_pixel = to_all_sizes(bilinear, x)
@@ -86,6 +87,7 @@ def test_the_same_size_costs_nothing():
 @pytest.mark.parametrize("factors", [(2, 2), (3, 4), (2, 1), (5, 8)])
 @pytest.mark.parametrize("given", [(1, 1), (2, 5), (7, 3)])
 @pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.sample(3)
 def test_whole_factors_are_the_matrix_forward_and_backward(given, factors, align_corners):
     with jax.enable_x64(True):
         x = noise(2, *given, 3, dtype=np.float64)
@@ -142,7 +144,7 @@ def test_bands_ask_their_neighbours_for_a_row(bands, factor, align_corners):
     cut = NamedSharding(bands, PartitionSpec("data", "rows"))
     cotangent = noise(*grown(x).shape)
     step = jax.jit(both, in_shardings=(cut, cut), out_shardings=(cut, cut))
-    exchanges = collectives(step.lower(x, cotangent).compile().as_text())
+    exchanges = find_collectives(step.lower(x, cotangent).compile().as_text())
     assert {each.kind for each in exchanges} == {"collective-permute"}
     assert len(exchanges) == 4  # up and down, forward and backward
     assert max(each.bytes for each in exchanges) <= 4 * 2 * 6 * 3 * factor

@@ -63,6 +63,7 @@ def test_every_kind_reaches_whole_factors_and_exact_sizes(name):
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.sample(2)
 def test_what_is_too_much_is_cut_or_interpolated(name):
     x, one = noise(1, 2, 3, 4), Twice(KINDS[name], ((4, 6),))
     variables = one.init(jax.random.key(0), x)
@@ -81,6 +82,7 @@ def test_unpooling_is_an_upsampling_once_the_places_are_bound():
 
 
 @pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.sample(1)
 def test_the_factor_stays_as_the_parameters_were_made(name):
     """A map of one pixel does not tell by which factor it is to be upsampled."""
     variables = Twice(UPSAMPLINGS[name], ((8, 8), (32, 32))).init(

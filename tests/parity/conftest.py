@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
-import peers
+from harness import peers
 
 from jaxseg import pretrained
+
+sys.path.append(str(Path(__file__).parent))  # torch_fcn and make_references lie beside it
 
 
 def _fixture(name):

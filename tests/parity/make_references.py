@@ -6,12 +6,15 @@ Writes `tests/references/*.npz`: a part of each result (every fourth pixel, ever
 features) in float32.
 """
 
+import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import peers
 import torch_fcn
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from harness import peers
 
 FOLDER = Path(__file__).resolve().parents[1] / "references"
 MODELS = {"unet": "Unet", "fpn": "FPN"}

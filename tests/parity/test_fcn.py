@@ -3,23 +3,23 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import peers
 import pytest
 import torch_fcn
-from peers import fast_jit
+from harness import peers
+from harness.encoders import fast_jit
 from torch_fcn import CLASSES, FEATURES, WIDTHS
 
 from jaxseg import encoders, models, pretrained
-from jaxseg.networks import FCNVGG
+from jaxseg.models.fcn_vgg import FCNVGG
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 SLOW = pytest.mark.slow
 AT_ONCE = {"pool4_scale": 0.01, "pool3_scale": 0.0001}
 
 
-def equal(mine, yours):
-    assert 0.05 < yours.std() < 10
-    np.testing.assert_allclose(mine, yours, rtol=0, atol=1e-4)
+def assert_equal(logits, expected):
+    assert 0.05 < expected.std() < 10
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
 
 
 def nhwc(tensor):
@@ -62,7 +62,9 @@ def test_logits_equal_torch(torch, variables_like, run_torch, stride, scales, si
     for name, value in state_dict.items():
         np.testing.assert_array_equal(back[name], value)
     images = peers.images(2, *size, 3)
-    equal(fast_jit(ours.apply)(variables, images).logits, run_torch(theirs, state_dict, images))
+    assert_equal(
+        fast_jit(ours.apply)(variables, images).logits, run_torch(theirs, state_dict, images)
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_logits_equal_torch(torch, variables_like, run_torch, stride, scales, si
         ),
     ],
 )
-def test_upsampling_that_is_not_learned_equals_torchs_bilinear_kernel(
+def test_fixed_upsampling_equals_a_bilinear_kernel_in_torch(
     torch, variables_like, run_torch, stride, padding, learn_fusing
 ):
     ours, theirs, state_dict = pair(
@@ -97,7 +99,9 @@ def test_upsampling_that_is_not_learned_equals_torchs_bilinear_kernel(
     for name, value in state_dict.items():
         np.testing.assert_array_equal(back[name], value)
     images = peers.images(1, 45, 70, 3)
-    equal(fast_jit(ours.apply)(variables, images).logits, run_torch(theirs, state_dict, images))
+    assert_equal(
+        fast_jit(ours.apply)(variables, images).logits, run_torch(theirs, state_dict, images)
+    )
 
 
 def test_gradients_equal_torch(torch, variables_like):
@@ -120,7 +124,7 @@ def test_gradients_equal_torch(torch, variables_like):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stride", [32, 8])
-def test_the_whole_network_equals_torch(torch, run_torch, stride):
+def test_full_size_logits_equal_torch(torch, run_torch, stride):
     theirs = torch_fcn.network(torch, stride, 21)
     shapes = {k: tuple(v.shape) for k, v in theirs.state_dict().items()}
     if stride == 32:
@@ -131,7 +135,9 @@ def test_the_whole_network_equals_torch(torch, run_torch, stride):
     state_dict = peers.weights(shapes)
     variables = pretrained.from_torch(ours, template, state_dict, source="torchfcn")
     images = peers.images(1, 45, 70, 3)
-    equal(fast_jit(ours.apply)(variables, images).logits, run_torch(theirs, state_dict, images))
+    assert_equal(
+        fast_jit(ours.apply)(variables, images).logits, run_torch(theirs, state_dict, images)
+    )
 
 
 def scores_in_the_middle(model, variables, images):
@@ -142,7 +148,9 @@ def scores_in_the_middle(model, variables, images):
         return model.apply(
             variables,
             images,
-            capture_intermediates=lambda module, _: module.name == "score_fr",
+            capture_intermediates=lambda module, method: (
+                method == "__call__" and module.name == "score_fr"
+            ),
             mutable=["intermediates"],
         )[1]["intermediates"]["score_fr"]["__call__"][0]
 
@@ -152,7 +160,7 @@ def scores_in_the_middle(model, variables, images):
 
 
 @pytest.mark.parametrize("narrow", [True, pytest.param(False, marks=SLOW)])
-def test_torchvisions_vgg16_becomes_an_fcn(torch, torchvision, run_torch, narrow):
+def test_fcn_of_torchvisions_vgg16_has_its_scores(torch, torchvision, run_torch, narrow):
     if narrow:
         nn, (a, b, c, d, e) = torch.nn, WIDTHS
         plan = [a, a, "M", b, b, "M", c, c, c, "M", d, d, d, "M", e, e, e, "M"]
@@ -178,7 +186,9 @@ def test_torchvisions_vgg16_becomes_an_fcn(torch, torchvision, run_torch, narrow
         "bias": state_dict["classifier.6.bias"],
     }
     images = peers.images(1, 224, 224, 3)
-    equal(scores_in_the_middle(model, variables, images), run_torch(theirs, state_dict, images))
+    assert_equal(
+        scores_in_the_middle(model, variables, images), run_torch(theirs, state_dict, images)
+    )
 
 
 def of_torchvision(torchvision, blocks, aux=True):
@@ -189,7 +199,7 @@ def of_torchvision(torchvision, blocks, aux=True):
 
 
 def on_resnet(blocks, **options):
-    encoder = encoders.ResNet(blocks, True, output_stride=8)
+    encoder = encoders.resnet.ResNet(blocks, True, output_stride=8)
     return models.fcn(num_classes=CLASSES, encoder=encoder, **options)
 
 
@@ -219,13 +229,13 @@ def test_logits_equal_torchvision(torch, torchvision, variables_like, blocks, si
     with torch.no_grad():
         expected = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
     output = fast_jit(ours.apply)(variables, images)
-    equal(output.logits, nhwc(expected["out"]))
+    assert_equal(output.logits, nhwc(expected["out"]))
     assert len(output.aux_logits) == int(aux)
     if aux:
-        equal(output.aux_logits[0], nhwc(expected["aux"]))
+        assert_equal(output.aux_logits[0], nhwc(expected["aux"]))
 
 
-def test_an_auxiliary_head_that_is_not_wanted_is_left_out(torch, torchvision, variables_like):
+def test_from_torch_leaves_out_an_unused_auxiliary_head(torch, torchvision, variables_like):
     with torch.device("meta"):
         theirs = of_torchvision(torchvision, (1, 1, 1, 1)).state_dict()
     state_dict = {k: np.broadcast_to(np.float32(1), tuple(v.shape)) for k, v in theirs.items()}
@@ -278,7 +288,7 @@ def test_gradients_equal_torchvision(torch, torchvision, variables_like):
 
 
 @pytest.mark.parametrize(("depth", "count"), [(50, 35_322_218), (101, 54_314_346)])
-def test_as_many_parameters_as_torchvision(torch, torchvision, depth, count):
+def test_number_of_parameters_is_that_of_torchvision(torch, torchvision, depth, count):
     build = getattr(torchvision.models.segmentation, f"fcn_resnet{depth}")
     with torch.device("meta"):
         theirs = build(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)

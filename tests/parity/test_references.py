@@ -4,13 +4,14 @@ from functools import partial
 
 import make_references
 import numpy as np
-import peers
 import pytest
 import torch_fcn
+from harness import peers
+from harness.encoders import fast_jit
 
 import jaxseg
 from jaxseg import encoders, models
-from jaxseg.networks import FCNVGG
+from jaxseg.models.fcn_vgg import FCNVGG
 from jaxseg.nn import bilinear, nearest
 
 
@@ -20,17 +21,19 @@ def stored(name):
 
 
 @pytest.mark.parametrize("name", make_references.MODELS)
-def test_logits_equal_those_of_smp(variables_like, name):
+@pytest.mark.sample(1)
+def test_logits_equal_the_stored_ones_of_smp(variables_like, name):
     model = jaxseg.create(name, encoder="resnet18", num_classes=5)
     _, variables = variables_like(model, "smp")
-    logits = peers.fast_jit(model.apply)(variables, peers.images(*make_references.IMAGES)).logits
+    logits = fast_jit(model.apply)(variables, peers.images(*make_references.IMAGES)).logits
     expected = stored(name)["logits"]
     assert 0.1 < expected.std() < 10
     np.testing.assert_allclose(make_references.part_of_logits(logits), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", torch_fcn.SCALES)
-def test_logits_equal_those_of_the_papers_fcn(variables_like, shapes_of, name):
+@pytest.mark.sample(1)
+def test_logits_equal_the_stored_ones_of_the_fcn_paper(variables_like, shapes_of, name):
     scales, stride = torch_fcn.SCALES[name], int(name.partition("s")[0])
     encoder = encoders.vgg16(widths=torch_fcn.WIDTHS)
     options = dict(zip(("pool4_scale", "pool3_scale"), map(float, scales), strict=True))
@@ -38,17 +41,18 @@ def test_logits_equal_those_of_the_papers_fcn(variables_like, shapes_of, name):
     model = FCNVGG(encoder, torch_fcn.CLASSES, stride, **options)
     state_dict = torch_fcn.weights(shapes_of(model, "torchfcn"), scales)
     _, variables = variables_like(model, "torchfcn", state_dict=state_dict)
-    logits = peers.fast_jit(model.apply)(variables, peers.images(*make_references.IMAGES)).logits
+    logits = fast_jit(model.apply)(variables, peers.images(*make_references.IMAGES)).logits
     expected = stored("fcn_vgg")[name]
     assert 0.1 < expected.std() < 10
     np.testing.assert_allclose(make_references.part_of_logits(logits), expected, rtol=0, atol=1e-4)
 
 
-def test_logits_equal_those_of_torchvisions_fcn(variables_like):
-    encoder = encoders.ResNet(make_references.BLOCKS, True, output_stride=8)
+@pytest.mark.slow
+def test_logits_equal_the_stored_ones_of_torchvision(variables_like):
+    encoder = encoders.resnet.ResNet(make_references.BLOCKS, True, output_stride=8)
     model = models.fcn(num_classes=5, encoder=encoder)
     _, variables = variables_like(model, "torchvision")
-    output = peers.fast_jit(model.apply)(variables, peers.images(*make_references.IMAGES))
+    output = fast_jit(model.apply)(variables, peers.images(*make_references.IMAGES))
     expected = stored("fcn")
     for logits, name in ((output.logits, "logits"), (output.aux_logits[0], "aux")):
         assert 0.1 < expected[name].std() < 10
@@ -57,10 +61,11 @@ def test_logits_equal_those_of_torchvisions_fcn(variables_like):
         )
 
 
-def test_features_equal_those_of_timm(variables_like):
+@pytest.mark.slow
+def test_features_equal_the_stored_ones_of_timm(variables_like):
     encoder = encoders.resnet50(output_stride=16)
     _, variables = variables_like(encoder, "timm")
-    features = peers.fast_jit(encoder.apply)(variables, peers.images(*make_references.IMAGES))
+    features = fast_jit(encoder.apply)(variables, peers.images(*make_references.IMAGES))
     for feature, expected in zip(features, stored("resnet50").values(), strict=True):
         assert 0.05 < expected.std() < 10
         np.testing.assert_allclose(
@@ -68,7 +73,7 @@ def test_features_equal_those_of_timm(variables_like):
         )
 
 
-def test_resizing_equals_that_of_torch():
+def test_resizing_equals_the_stored_one_of_torch():
     functions = {
         "nearest": nearest,
         "half_pixel": bilinear,

@@ -2,12 +2,12 @@
 
 import jax
 import numpy as np
-import peers
 import pytest
-from peers import fast_jit
+from harness import peers
+from harness.encoders import fast_jit
 
 from jaxseg import encoders, pretrained
-from jaxseg.networks import SegNet
+from jaxseg.models.segnet import SegNet
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
@@ -49,7 +49,7 @@ def in_torch(torch, params, stats, images):
 
 @pytest.mark.parametrize("size", [(64, 32), (45, 70)])
 def test_logits_equal_torch(torch, size):
-    model = SegNet(encoders.VGG((2, 2, 3, 3, 3), True, (8, 8, 12, 16, 16)), 4)
+    model = SegNet(encoders.vgg.VGG((2, 2, 3, 3, 3), True, (8, 8, 12, 16, 16)), 4)
     images = peers.images(2, *size, 3)
     template = jax.eval_shape(model.init, jax.random.key(0), images)
 
@@ -66,7 +66,7 @@ def test_logits_equal_torch(torch, size):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
 
 
-def test_torchvisions_vgg16_bn_fills_the_encoder(torch, torchvision):
+def test_names_and_shapes_are_those_of_torchvisions_vgg16_bn(torch, torchvision):
     with torch.device("meta"):
         names = torchvision.models.vgg16_bn().state_dict()
     model = SegNet(encoders.vgg16_bn(), 11)

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import peers
 import pytest
-from peers import fast_jit
+from harness import peers
+from harness.encoders import fast_jit
 
-from jaxseg.networks import PlainUNet
+from jaxseg.models.original_unet import OriginalUNetBody
 from jaxseg.nn import FeaturePyramid
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
@@ -79,10 +79,10 @@ class InTorch:
         ((6, 8, 10, 12), 1, (24, 40)),
     ],
 )
-def test_original_unet(torch, channels, padding, size):
+def test_original_unet_and_gradients_equal_torch(torch, channels, padding, size):
     """In float64: rounding in float32 moves ReLUs, and with them gradients."""
     with jax.enable_x64(True):
-        compare_unet(torch, PlainUNet(3, channels, padding, param_dtype=np.float64), size)
+        compare_unet(torch, OriginalUNetBody(3, channels, padding, param_dtype=np.float64), size)
 
 
 def compare_unet(torch, model, size):
@@ -90,7 +90,7 @@ def compare_unet(torch, model, size):
     logits, template = jax.eval_shape(
         lambda x: model.init_with_output(jax.random.key(0), x), images
     )
-    assert logits.shape == (2, size[0] - model.lost, size[1] - model.lost, 3)
+    assert logits.shape == (2, size[0] - model.border, size[1] - model.border, 3)
     params = jax.tree.map(np.float64, random_like(template["params"]))
     weight = peers.images(*logits.shape, seed=1).astype(np.float64)
 
@@ -111,7 +111,7 @@ def compare_unet(torch, model, size):
 
 
 @pytest.mark.parametrize("sizes", [((16, 24), (8, 12), (4, 6), (2, 3)), ((13, 9), (7, 5), (4, 3))])
-def test_feature_pyramid(torch, torchvision, sizes):
+def test_feature_pyramid_and_gradients_equal_torchvision(torch, torchvision, sizes):
     from torchvision.ops import FeaturePyramidNetwork
 
     widths = (5, 6, 7, 8)[: len(sizes)]

@@ -1,7 +1,7 @@
 """The paper's FCN written in torch, with the names of its public PyTorch port, and small networks of it."""
 
 import numpy as np
-import peers
+from harness import peers
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)
 CROPS = {  # padding: pool4's scores, pool3's, and the logits of each stride

@@ -13,12 +13,11 @@ import safetensors.numpy
 
 import jaxseg
 from jaxseg import encoders, pretrained
-from jaxseg.classifiers import Classifier, DenseHead
 from jaxseg.errors import InputError
-from jaxseg.pretrained import hub
-from jaxseg.pretrained.hub import IMAGENET_MEAN, IMAGENET_STD
+from jaxseg.models import Classifier, DenseHead
+from jaxseg.pretrained.hub import HUB, IMAGENET_MEAN, IMAGENET_STD
 
-SMALL = encoders.ResNet((1, 1, 1, 1))
+SMALL = encoders.resnet.ResNet((1, 1, 1, 1))
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "timm/resnet101.a1_in1k"  # follows main
 
@@ -62,7 +61,7 @@ def cache(monkeypatch, tmp_path):
     return put
 
 
-def test_a_local_file_fills_the_encoder(file, state_dict):
+def test_load_local_file_fills_the_encoder(file, state_dict):
     model = jaxseg.create("unet", encoder=SMALL, num_classes=2)
     variables = random_variables(model, seed=1)
     for name in (file, str(file)):
@@ -77,8 +76,8 @@ def test_a_local_file_fills_the_encoder(file, state_dict):
 
 
 @pytest.mark.parametrize("source", ["timm", "torchvision"])
-def test_a_file_of_a_vgg_fills_a_classifier_or_its_encoder(tmp_path, source):
-    encoder = encoders.VGG((1, 1, 1, 1, 1), False, (2, 3, 4, 5, 6))
+def test_load_vgg_file_fills_classifier_or_encoder(tmp_path, source):
+    encoder = encoders.vgg.VGG((1, 1, 1, 1, 1), False, (2, 3, 4, 5, 6))
     model = Classifier(encoder, DenseHead((8, 7, 4), (7, 7)))
     variables, path = random_variables(model), tmp_path / "vgg.safetensors"
     safetensors.numpy.save_file(pretrained.to_torch(model, variables, source=source), path)
@@ -92,7 +91,7 @@ def test_a_file_of_a_vgg_fills_a_classifier_or_its_encoder(tmp_path, source):
     )
 
 
-def test_a_file_of_a_whole_smp_model_fills_it(tmp_path):
+def test_load_smp_file_fills_the_whole_model(tmp_path):
     model = jaxseg.create("fpn", encoder=SMALL, num_classes=2)
     variables = random_variables(model)
     path = tmp_path / "fpn.safetensors"
@@ -107,13 +106,13 @@ def test_a_file_of_a_whole_smp_model_fills_it(tmp_path):
         (
             "torchfcn",
             "fcn_vgg_8s",
-            encoders.VGG((1, 1, 1, 1, 1), False, (2, 3, 4, 5, 6)),
+            encoders.vgg.VGG((1, 1, 1, 1, 1), False, (2, 3, 4, 5, 6)),
             {"fc_features": 8},
         ),
-        ("torchvision", "fcn", encoders.ResNet((1, 1, 1, 1), output_stride=8), {}),
+        ("torchvision", "fcn", encoders.resnet.ResNet((1, 1, 1, 1), output_stride=8), {}),
     ],
 )
-def test_a_file_of_a_whole_fcn_fills_it(tmp_path, source, name, encoder, options):
+def test_load_fcn_file_fills_the_whole_model(tmp_path, source, name, encoder, options):
     model, grey = (
         jaxseg.create(name, encoder=e, num_classes=2, **options)
         for e in (encoder, encoder.clone(in_channels=1))
@@ -131,8 +130,8 @@ def test_a_file_of_a_whole_fcn_fills_it(tmp_path, source, name, encoder, options
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5, 12])
-def test_the_first_kernel_is_adapted_to_other_channels(file, state_dict, channels):
-    encoder = encoders.ResNet((1, 1, 1, 1), in_channels=channels)
+def test_load_other_channels_adapts_the_first_kernel(file, state_dict, channels):
+    encoder = encoders.resnet.ResNet((1, 1, 1, 1), in_channels=channels)
     loaded = pretrained.load(encoder, random_variables(encoder, channels), file)
     kernel = np.asarray(loaded["params"]["stem"]["conv"]["kernel"])
     given = state_dict["conv1.weight"].transpose(2, 3, 1, 0)
@@ -144,7 +143,7 @@ def test_the_first_kernel_is_adapted_to_other_channels(file, state_dict, channel
 
 
 @pytest.mark.parametrize("name", [NAME, f"{NAME}@main", f"{NAME}@{COMMIT}"])
-def test_a_name_is_read_from_the_hubs_cache(file, state_dict, cache, name, caplog):
+def test_load_name_reads_the_hubs_cache(file, state_dict, cache, name, caplog):
     cache(NAME, COMMIT, "model.safetensors", file.read_bytes())
     with caplog.at_level(logging.WARNING):
         loaded = pretrained.load(SMALL, random_variables(SMALL, seed=1), name)
@@ -155,8 +154,11 @@ def test_a_name_is_read_from_the_hubs_cache(file, state_dict, cache, name, caplo
     assert (f"{NAME}@{COMMIT}" in caplog.text) == (not name.endswith(COMMIT))
 
 
-def test_known_names_are_pinned(file, cache):
-    for name, commit in hub.REVISIONS.items():
+@pytest.mark.slow
+def test_load_known_name_reads_its_commit(file, cache):
+    for name, commit in ((name, published.revision) for name, published in HUB.items()):
+        if commit is None:
+            continue
         assert len(commit) == 40
         assert pretrained.pin(name) == f"{name}@{commit}"
         cache(name, commit, "model.safetensors", file.read_bytes())
@@ -165,7 +167,7 @@ def test_known_names_are_pinned(file, cache):
     assert pretrained.pin(file) == str(file)
 
 
-def test_normalization(cache, file, caplog):
+def test_normalization_comes_from_spec_or_config(cache, file, caplog):
     assert pretrained.normalization(file) == (IMAGENET_MEAN, IMAGENET_STD)
     config = {
         "architecture": "resnet34",
@@ -175,12 +177,14 @@ def test_normalization(cache, file, caplog):
     assert pretrained.normalization(NAME) == ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
     cache("smp-hub/other", COMMIT, "config.json", b'{"mean": 3}')
     assert pretrained.normalization("smp-hub/other") == (IMAGENET_MEAN, IMAGENET_STD)
+    for name, published in HUB.items():
+        assert pretrained.normalization(name) == (published.mean, published.std)
     assert not caplog.text
-    assert pretrained.normalization("timm/resnet50.a1_in1k") == (IMAGENET_MEAN, IMAGENET_STD)
-    assert "for want of a config.json" in caplog.text
+    assert pretrained.normalization("timm/other") == (IMAGENET_MEAN, IMAGENET_STD)
+    assert "there is no config.json" in caplog.text
 
 
-def test_without_network_the_way_out_is_named(cache):
+def test_load_without_network_names_the_way_out(cache):
     with pytest.raises(
         InputError, match=r"is not in the cache, and the hub cannot be reached.*\.safetensors file"
     ):
@@ -206,11 +210,11 @@ def hub_error(name):
             "there is no model.safetensors of timm/resnet101.a1_in1k@v9",
         ),
         (hub_error("LocalEntryNotFoundError"), "the hub cannot be reached"),
-        (ConnectionError("refused"), "cannot be had: refused"),
-        (OSError("disk full"), "cannot be had: disk full"),
+        (ConnectionError("refused"), "cannot be downloaded: refused"),
+        (OSError("disk full"), "cannot be downloaded: disk full"),
     ],
 )
-def test_whatever_the_hub_says_is_told_clearly(monkeypatch, error, message):
+def test_load_hub_error_is_an_input_error(monkeypatch, error, message):
     def refuse(*args, **options):
         raise error
 
@@ -219,7 +223,7 @@ def test_whatever_the_hub_says_is_told_clearly(monkeypatch, error, message):
         pretrained.load(SMALL, random_variables(SMALL), f"{NAME}@v9")
 
 
-def test_pickles_are_refused_before_they_are_opened(tmp_path):
+def test_load_pickle_is_refused_unopened(tmp_path):
     for suffix in (".pth", ".pt", ".bin", ".ckpt", ".pkl"):
         path = tmp_path / f"weights{suffix}"
         path.write_bytes(pickle.dumps({}))
@@ -237,7 +241,7 @@ def test_pickles_are_refused_before_they_are_opened(tmp_path):
         ("cut", "is not a readable .safetensors file"),
     ],
 )
-def test_damaged_files_are_named(file, tmp_path, content, message):
+def test_load_damaged_file_is_named(file, tmp_path, content, message):
     path = tmp_path / "damaged.safetensors"
     if content is not None:
         path.write_bytes(file.read_bytes()[:-100] if content == "cut" else content)
@@ -246,7 +250,7 @@ def test_damaged_files_are_named(file, tmp_path, content, message):
     assert "damaged.safetensors" in str(error.value)
 
 
-def test_weights_of_another_network_are_refused_with_the_files_name(file):
+def test_load_other_network_names_the_file(file):
     with pytest.raises(
         InputError, match=r"weights\.safetensors: the weights do not match the model"
     ):
@@ -254,6 +258,6 @@ def test_weights_of_another_network_are_refused_with_the_files_name(file):
 
 
 @pytest.mark.parametrize("name", ["resnet34.a1_in1k", "timm/resnet34@", "a/b/c", ""])
-def test_what_is_neither_name_nor_file_is_explained(name):
+def test_load_neither_name_nor_file_is_explained(name):
     with pytest.raises(InputError, match=r"is neither a \.safetensors file nor a name on the hub"):
         pretrained.load(SMALL, {}, name)

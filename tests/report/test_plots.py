@@ -35,6 +35,7 @@ def rendered(figure):
 
 @pytest.mark.parametrize("figure", FIGURES)
 @pytest.mark.parametrize("num_classes", [1, 3, 9])
+@pytest.mark.sample(2)
 def test_figures_are_drawn_for_any_number_of_classes(figure, num_classes):
     drawn = figure(swept(num_classes, multilabel=True))
     assert rendered(drawn).startswith(b"\x89PNG")
@@ -53,7 +54,7 @@ def test_the_lines_are_the_scores():
     sweep = swept(1)
     (axes,) = plots.threshold_figure(sweep).axes
     iou, best, dice, _ = axes.lines
-    expected = metrics.iou(jax.device_get(sweep).outcomes())[:, 0]
+    expected = metrics.iou(jax.device_get(sweep).confusion_counts())[:, 0]
     np.testing.assert_array_equal(iou.get_ydata(), expected)
     np.testing.assert_array_equal(iou.get_xdata(), sweep.thresholds)
     assert best.get_ydata() == expected.max()
@@ -64,6 +65,7 @@ def test_the_lines_are_the_scores():
     )
 
 
+@pytest.mark.slow
 def test_areas_and_names_are_in_the_legend():
     sweep, names = swept(3), ("road", "car", "sky")
     area = metrics.area_under_roc(sweep)
@@ -74,6 +76,7 @@ def test_areas_and_names_are_in_the_legend():
     assert labels_of(axes) == [f"{n}  AP {a:.3f}" for n, a in zip(names, precision, strict=True)]
 
 
+@pytest.mark.slow
 def test_the_reliability_diagram():
     rng = np.random.default_rng(0)
     logits = jnp.asarray(rng.normal(0, 2, (1, 30, 30, 4)), jnp.float32)

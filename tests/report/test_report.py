@@ -1,4 +1,5 @@
 import base64
+import html
 import io
 import math
 import re
@@ -9,9 +10,12 @@ import pytest
 from PIL import Image
 
 from jaxseg import metrics
-from jaxseg.data.shapes import PALETTE, Shapes
+from jaxseg.data.sources.shapes import PALETTE, Shapes
 from jaxseg.errors import InputError
-from jaxseg.report import Example, colorize, select, write_report
+from jaxseg.report import colorize, select, write_report
+from jaxseg.report import semantic as sections
+from jaxseg.tasks import Semantic
+from jaxseg.tasks.task import Example
 
 VOID = {"meta", "img", "br", "link"}
 
@@ -105,17 +109,25 @@ def counts():
     return np.random.default_rng(0).integers(0, 1000, (7, 7)) + np.diag(np.full(7, 5000))
 
 
-def write(path, counts, **options):
-    names = [f"class {k}" for k in range(len(counts))]
-    palette = np.arange(3 * len(counts), dtype=np.uint8).reshape(-1, 3)
-    options = {
-        "title": "A run",
-        "history": history(),
-        "classes": names,
-        "palette": palette,
+def write(path, counts, *, classes=None, palette=None, **options):
+    """The page of a semantic run with these counts."""
+    counts = np.asarray(counts)
+    names = [f"class {k}" for k in range(len(counts))] if classes is None else classes
+    if palette is None:
+        palette = np.arange(3 * len(counts), dtype=np.uint8).reshape(-1, 3)
+    colors = tuple(map(tuple, palette.tolist()))
+    task = Semantic(len(counts), classes=tuple(names), palette=colors)
+    shown = Semantic(len(PALETTE), palette=tuple(map(tuple, PALETTE.tolist())))
+    options = {"title": "A run", "history": history(), "draw": shown.draw, **options}
+    path = write_report(
+        path / "report.html",
+        cards=sections.cards(counts),
+        score_curves={"mean IoU": "mean_iou", "pixel accuracy": "pixel_accuracy"},
+        sections=sections.sections(counts, task.classes, task.colors),
+        legend="".join(f"<li>{html.escape(name)}</li>" for name in names),
+        score_title="mIoU",
         **options,
-    }
-    path = write_report(path / "report.html", counts=counts, **options)
+    )
     return Page(path.read_text(encoding="utf-8"))
 
 
@@ -146,7 +158,7 @@ def test_images_are_the_ones_given(tmp_path, counts, examples):
     np.testing.assert_array_equal(image, examples[0].image)
     np.testing.assert_array_equal(truth, colorize(examples[0].truth, PALETTE))
     np.testing.assert_array_equal(prediction, colorize(examples[0].prediction, PALETTE))
-    assert {"shapes-5-000000", "IoU 0.000", "IoU 0.167"} <= set(page.text)
+    assert {"shapes-5-000000", "mIoU 0.000", "mIoU 0.167"} <= set(page.text)
 
 
 def test_large_and_unusual_images_are_made_to_fit(tmp_path, counts):
@@ -168,7 +180,7 @@ def test_large_and_unusual_images_are_made_to_fit(tmp_path, counts):
     assert sizes[0] == sizes[1] == sizes[2]
     assert max(sizes[0]) <= 480
     assert sizes[3:9] == [(30, 40, 3)] * 6
-    assert "IoU n/a" in page.text
+    assert "mIoU n/a" in page.text
 
 
 def test_names_are_escaped(tmp_path):
@@ -267,7 +279,6 @@ def test_an_existing_report_is_replaced_and_nothing_else_is_left(tmp_path, count
         {"counts": np.zeros((2, 3), np.int64)},
         {"counts": np.zeros((2, 2))},
         {"counts": np.zeros((2, 2), np.int64), "classes": ["one"]},
-        {"counts": np.zeros((2, 2), np.int64), "palette": PALETTE},
     ],
 )
 def test_parts_that_do_not_fit(tmp_path, options):
@@ -278,7 +289,7 @@ def test_parts_that_do_not_fit(tmp_path, options):
 
 def test_an_example_whose_parts_differ_in_size(tmp_path, counts, examples):
     wrong = examples[0]._replace(truth=np.zeros((3, 3), int))
-    with pytest.raises(InputError, match="shapes-5-000000: image"):
+    with pytest.raises(InputError, match="shapes-5-000000: an image"):
         write(tmp_path, counts, best=[wrong], palette=PALETTE)
 
 
@@ -298,6 +309,6 @@ def test_the_best_and_the_worst_are_chosen(scores, best, worst):
     high, low = select(
         (Example(str(i), pixel, pixel, pixel, s) for i, s in enumerate(scores)), count=2
     )
-    assert [example.iou for example in high] == best
-    assert [example.iou for example in low] == worst
+    assert [example.score for example in high] == best
+    assert [example.score for example in low] == worst
     assert not {example.name for example in high} & {example.name for example in low}

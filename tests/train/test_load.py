@@ -1,4 +1,4 @@
-"""Long runs and large data sets: memory, open files and speed stay as they are."""
+"""Memory, open files and speed stay constant in long runs and on large data sets."""
 
 import gc
 import itertools
@@ -13,20 +13,23 @@ import optax
 import pytest
 
 from jaxseg import data, train
-from jaxseg.cli.progress import RunObserver, console
-from jaxseg.train.checkpoint import Checkpoint
-from jaxseg.train.log import RunLog
-from jaxseg.train.loop import Schedule, fit
-from jaxseg.train.stop import StopRequest
+from jaxseg.parallel import Parallel
+from jaxseg.runs.checkpoint import Checkpoint
+from jaxseg.runs.log import RunLog
+from jaxseg.runs.loop import Schedule, fit
+from jaxseg.runs.observer import combine
+from jaxseg.runs.progress import console, log_observer, progress_observer, with_speed
+from jaxseg.runs.stop import StopRequest
+from jaxseg.tasks import Headline
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="looks memory up in /proc"),
+    pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc"),
 ]
 
 
 def resident():
-    """Megabytes of this process."""
+    """Returns the resident memory of this process in MiB."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -36,10 +39,11 @@ def open_files():
 
 
 class Million:
-    """A million records of 2 x 2 pixels, made when they are read: each holds its own number."""
+    """A million records of 2 x 2 pixels, made when they are read; each contains its index."""
 
     num_classes, classes, ignore_index = 2, ("a", "b"), 255
     palette = np.zeros((2, 3), np.uint8)
+    targets = data.targets.labels()
 
     def __len__(self):
         return 1_000_000
@@ -49,7 +53,7 @@ class Million:
         return {"image": image, "label": np.zeros((2, 2), np.uint8), "name": str(index)}
 
 
-def test_a_million_records_are_shuffled_and_read_with_flat_memory():
+def test_loader_of_a_million_records_has_flat_memory():
     seen = np.zeros(len(Million()), bool)
     memory, speeds = [], []
     with data.train_batches(Million(), None, batch_size=1000, seed=0) as batches:
@@ -62,16 +66,16 @@ def test_a_million_records_are_shuffled_and_read_with_flat_memory():
             speeds.append(100_000 / (time.monotonic() - began))
             memory.append(resident())
             files = open_files()
-        assert seen.all()  # an epoch: every record once
+        assert seen.all()  # an epoch contains every record once
         first = next(batches)["image"].reshape(1000, 12)[:, 0]
-        assert len(np.unique(first)) > 200  # and another order
+        assert len(np.unique(first)) > 200  # in another order
     assert memory[-1] - memory[1] < 50, memory
     assert open_files() <= files
     assert np.median(speeds[5:]) > 0.5 * np.median(speeds[:5]), speeds
 
 
-def test_twenty_thousand_steps_leak_nothing(tmp_path):
-    """A linear step, but the whole loop: batches, log, console, validations and checkpoints."""
+def test_fit_of_20000_steps_leaks_nothing(tmp_path):
+    """A linear step in the complete loop: batches, log, console, validations and checkpoints."""
     memory, files = [], []
 
     def linear(state, batch, key):
@@ -84,22 +88,23 @@ def test_twenty_thousand_steps_leak_nothing(tmp_path):
         files.append(open_files())
         return {"loss": 0.0, "mean_iou": 0.1, "pixel_accuracy": 0.1, "counts": []}
 
-    parallel = train.Parallel("jit", jax.devices()[:1])
+    parallel = Parallel("jit", jax.devices()[:1])
     step = parallel.compile(train.skip_nonfinite(linear))
     state = train.create_state({"params": {"w": jnp.zeros(4)}}, optax.identity())
     with (
         data.train_batches(Million(), None, batch_size=4, seed=0) as batches,
         RunLog(tmp_path) as log,
-        RunObserver(
-            log,
-            console(),
+        progress_observer(
+            console(), start=0, steps=20_000, steps_per_epoch=500, summary=str
+        ) as progress,
+    ):
+        observer = with_speed(
+            combine([log_observer(log), progress]),
             start=0,
-            steps=20_000,
             steps_per_epoch=500,
             batch_size=4,
             learning_rate=lambda step: 0.1,
-        ) as observer,
-    ):
+        )
         state, _ = fit(
             parallel.replicate(state),
             lambda s, b, k: step(s, parallel.shard(b), k),
@@ -109,6 +114,7 @@ def test_twenty_thousand_steps_leak_nothing(tmp_path):
             validate=validate,
             last=Checkpoint(tmp_path / "last", keep=2),
             best=Checkpoint(tmp_path / "best"),
+            headline=Headline("mean_iou", "mIoU"),
             observer=observer,
             stop=StopRequest(),
         )

@@ -1,3 +1,5 @@
+"""Schedules equal their formulas, weight decay spares biases, and frozen parameters do not change."""
+
 import functools
 import math
 
@@ -10,6 +12,7 @@ import pytest
 from jaxseg import losses, train
 from jaxseg.errors import InputError
 from jaxseg.train import optimizers
+from jaxseg.train.param_groups import freeze
 
 PARAMS = {
     "encoder": {"conv": {"kernel": jnp.full((3, 2), 2.0), "bias": jnp.full(2, 2.0)}},
@@ -36,7 +39,7 @@ ones = jax.tree.map(jnp.ones_like, PARAMS)
 
 class TestSchedules:
     @pytest.mark.parametrize("warmup", [0, 1, 7])
-    def test_poly_is_its_formula(self, warmup):
+    def test_poly_equals_its_formula(self, warmup):
         schedule = optimizers.poly(0.1, 50, warmup_steps=warmup, power=0.9)
         expected = [
             0.1 * (t + 1) / (warmup + 1)
@@ -47,7 +50,7 @@ class TestSchedules:
         np.testing.assert_allclose(jax.jit(jax.vmap(schedule))(jnp.arange(50)), expected, rtol=1e-5)
 
     @pytest.mark.parametrize("warmup", [0, 7])
-    def test_cosine_is_its_formula(self, warmup):
+    def test_cosine_equals_its_formula(self, warmup):
         schedule = optimizers.cosine(0.1, 50, warmup_steps=warmup)
         expected = [
             0.1 * (t + 1) / (warmup + 1)
@@ -57,14 +60,14 @@ class TestSchedules:
         ]
         np.testing.assert_allclose(jax.jit(jax.vmap(schedule))(jnp.arange(50)), expected, rtol=1e-5)
 
-    def test_no_step_is_wasted_on_a_rate_of_zero(self):
+    def test_learning_rates_are_positive(self):
         for make in (optimizers.poly, optimizers.cosine):
             schedule = jax.jit(jax.vmap(make(1.0, 20, warmup_steps=5)))
             assert (schedule(jnp.arange(20)) > 0).all()
 
     @pytest.mark.parametrize("make", [optimizers.poly, optimizers.cosine])
-    def test_bad_input_is_named(self, make):
-        with pytest.raises(InputError, match="10 warm-up steps leave nothing of 10"):
+    def test_invalid_arguments_raise_input_errors(self, make):
+        with pytest.raises(InputError, match="10 warm-up steps leave none of 10"):
             make(0.1, 10, warmup_steps=10)
         with pytest.raises(InputError, match="-1 warm-up"):
             make(0.1, 10, warmup_steps=-1)
@@ -77,23 +80,23 @@ class TestSchedules:
 
 @pytest.mark.parametrize("make", [optimizers.adamw, optimizers.sgd])
 class TestBuilders:
-    def test_weight_decay_is_for_kernels_alone(self, make):
+    def test_weight_decay_applies_to_kernels_alone(self, make):
         params, _ = updated(make(0.1, weight_decay=0.5), zeros)
         for path, leaf in jax.tree.leaves_with_path(params):
             decays = path[-1].key == "kernel"
             np.testing.assert_allclose(leaf, 2 - 0.1 * 0.5 * 2 if decays else 2, rtol=1e-6)
 
-    def test_takes_a_schedule(self, make):
+    def test_learning_rate_may_be_a_schedule(self, make):
         rates = optax.piecewise_constant_schedule(0.0, {1: 0.0})
         params, _ = updated(make(rates), ones)
         jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
 
-    def test_clip_norm_must_be_positive(self, make):
+    def test_clip_norm_of_zero_raises(self, make):
         with pytest.raises(InputError, match="clip_norm is 0"):
             make(0.1, clip_norm=0)
 
 
-def test_gradients_are_clipped_to_a_global_norm():
+def test_clip_norm_limits_the_global_norm():
     params, _ = updated(optimizers.sgd(1.0, weight_decay=0.0, clip_norm=0.5), ones)
     moved = jax.tree.map(lambda new, old: new - old, params, PARAMS)
     np.testing.assert_allclose(
@@ -101,7 +104,7 @@ def test_gradients_are_clipped_to_a_global_norm():
     )
 
 
-def test_sgd_is_torchs_momentum():
+def test_sgd_equals_torchs_momentum():
     """v = 0.9 v + g + 0.5 w; w -= 0.1 v, twice."""
     params, _ = updated(optimizers.sgd(0.1, weight_decay=0.5), ones, steps=2)
     w, v = 2.0, 0.0
@@ -113,9 +116,9 @@ def test_sgd_is_torchs_momentum():
 
 class TestFreeze:
     @pytest.mark.parametrize("make", [optimizers.adamw, optimizers.sgd])
-    def test_changes_no_frozen_parameter_and_keeps_no_state_for_it(self, make):
+    def test_frozen_parameters_do_not_change_or_have_state(self, make):
         optimizer = make(0.1, weight_decay=0.5, clip_norm=1.0)
-        params, state = updated(optimizers.freeze(optimizer, ("encoder",)), ones, steps=3)
+        params, state = updated(freeze(optimizer, ("encoder",)), ones, steps=3)
         jax.tree.map(np.testing.assert_array_equal, params["encoder"], PARAMS["encoder"])
         for name in ("encoder_2", "head"):
             assert all(
@@ -127,9 +130,9 @@ class TestFreeze:
         shapes = sorted(leaf.shape for leaf in jax.tree.leaves(state) if leaf.ndim)
         assert shapes == sorted(x.shape for x in jax.tree.leaves(optimizer.init(free)) if x.ndim)
 
-    def test_trains_the_others_as_if_alone(self):
+    def test_other_parameters_train_as_if_alone(self):
         optimizer = optimizers.adamw(0.1, clip_norm=0.5)
-        params, _ = updated(optimizers.freeze(optimizer, ("encoder", "head/bias")), ones, steps=3)
+        params, _ = updated(freeze(optimizer, ("encoder", "head/bias")), ones, steps=3)
         free = {"encoder_2": PARAMS["encoder_2"], "head": {"kernel": PARAMS["head"]["kernel"]}}
         expected, _ = updated(optimizer, jax.tree.map(jnp.ones_like, free), free, steps=3)
         np.testing.assert_array_equal(params["head"]["kernel"], expected["head"]["kernel"])
@@ -137,21 +140,21 @@ class TestFreeze:
             params["encoder_2"]["kernel"], expected["encoder_2"]["kernel"]
         )
 
-    def test_a_prefix_is_made_of_whole_names(self):
-        trainable = optimizers.freeze(optax.sgd(1.0), ("encoder",)).trainable(PARAMS)
+    def test_prefixes_are_of_whole_names(self):
+        trainable = freeze(optax.sgd(1.0), ("encoder",)).trainable(PARAMS)
         assert not trainable["encoder"]["conv"]["kernel"]
         assert trainable["encoder_2"]["kernel"]
 
-    def test_names_a_prefix_that_matches_nothing(self):
+    def test_prefix_without_a_parameter_raises(self):
         with pytest.raises(
             InputError, match=r"no parameter lies under 'backbone'.*encoder, encoder_2, head"
         ):
-            optimizers.freeze(optax.sgd(1.0), ("head", "backbone")).init(PARAMS)
-        with pytest.raises(InputError, match=r"give \('encoder',\)"):
-            optimizers.freeze(optax.sgd(1.0), "encoder")
+            freeze(optax.sgd(1.0), ("head", "backbone")).init(PARAMS)
+        with pytest.raises(InputError, match=r"use \('encoder',\)"):
+            freeze(optax.sgd(1.0), "encoder")
 
-    def test_a_step_takes_no_gradient_of_what_is_frozen(self, conv_net, batch):
-        """Neither the norm of the gradient nor the compiled step knows of the first convolution's."""
+    def test_train_step_has_no_gradient_of_frozen_params(self, conv_net, batch):
+        """Neither the gradient norm nor the compiled step contains that of the first convolution."""
         images = jnp.float32(batch["image"])
         model, loss_fn = conv_net(), losses.make_loss_fn({"cross_entropy": 1.0})
         variables = jax.jit(model.init)(jax.random.key(0), images)
@@ -160,7 +163,7 @@ class TestFreeze:
         for name, prefixes in (("all", None), ("head", ("conv", "norm"))):
             optimizer = optax.sgd(0.1)
             if prefixes:
-                optimizer = optimizers.freeze(optimizer, prefixes)
+                optimizer = freeze(optimizer, prefixes)
             state = train.create_state(variables, optimizer)
             step = jax.jit(train.make_train_step(model, optimizer, loss_fn))
             step = step.lower(state, batch, jax.random.key(0))

@@ -1,3 +1,5 @@
+"""A training state consists of copies, and knows its variables and their average."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ VARIABLES = {
 }
 
 
-def test_holds_what_it_was_given():
+def test_create_state_holds_the_variables():
     state = train.create_state(VARIABLES, optax.adam(0.1))
     assert state.step == 0
     assert state.ema is None
@@ -21,13 +23,13 @@ def test_holds_what_it_was_given():
     jax.tree.map(np.testing.assert_array_equal, state.variables, VARIABLES)
 
 
-def test_models_without_statistics_have_none():
+def test_state_without_batch_stats_omits_them():
     state = train.create_state({"params": VARIABLES["params"]}, optax.sgd(0.1))
     assert sorted(state.variables) == ["params"]
 
 
-def test_shares_no_buffer_with_anything():
-    """A step donates the state: what shares memory with it is lost, twice the same buffer is an error."""
+def test_create_state_copies_every_array():
+    """Donating the state would delete arrays that share memory with it; donating a buffer twice is an error."""
     state = train.create_state(VARIABLES, optax.adam(0.1), ema=True)
     leaves = [*jax.tree.leaves(state), *jax.tree.leaves(VARIABLES)]
     pointers = [leaf.unsafe_buffer_pointer() for leaf in leaves]
@@ -37,13 +39,13 @@ def test_shares_no_buffer_with_anything():
     assert not VARIABLES["params"]["conv"]["bias"].is_deleted()
 
 
-def test_takes_numpy_arrays():
+def test_create_state_accepts_numpy_arrays():
     variables = jax.tree.map(np.asarray, VARIABLES)
     state = train.create_state(variables, optax.sgd(0.1))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
 
 
-def test_averaged_variables():
+def test_ema_variables_hold_the_average():
     state = train.create_state(VARIABLES, optax.sgd(0.1), ema=True)
     state = state.replace(params=jax.tree.map(lambda x: x + 1, state.params))
     assert state.ema_variables["params"]["conv"]["bias"].tolist() == [0, 0]
@@ -53,7 +55,7 @@ def test_averaged_variables():
         _ = state.replace(ema=None).ema_variables
 
 
-def test_other_collections_are_named():
+def test_other_collections_raise_input_errors():
     with pytest.raises(InputError, match=r"\['cache', 'params'\]"):
         train.create_state({"params": {}, "cache": {}}, optax.sgd(0.1))
     with pytest.raises(InputError, match=r"\['kernel'\]"):

@@ -1,1 +1,0 @@
-"""TFDS builders of our own."""

@@ -1,0 +1,1 @@
+"""Loading, augmentation and sampling on the host."""
