@@ -13,11 +13,21 @@ import jaxseg
 PACKAGE = Path(jaxseg.__file__).parent
 ANYTHING = None
 
-BASE = {"typing", "errors", "collective", "imports", "plain_values", "registry", "tree_paths"}
+BASE = {
+    "typing",
+    "errors",
+    "collective",
+    "images",
+    "imports",
+    "plain_values",
+    "registry",
+    "tree_paths",
+}
 ARROWS = {
     "__init__": {"models", "recipe", "typing"},
     "typing": set(),
     "errors": set(),
+    "images": set(),
     "imports": set(),
     "plain_values": {"errors"},
     "registry": {"errors"},
@@ -31,8 +41,8 @@ ARROWS = {
     "losses": {*BASE, "nn.resize", "distance"},
     "metrics": {*BASE, "nn.resize", "distance"},
     "data": {*BASE, "nn.resize"},
-    "inference": {*BASE, "nn.resize", "compiler", "data.normalization", "tasks"},
-    "pretrained": {"typing", "errors", "registry"},
+    "inference": {*BASE, "nn", "compiler", "data.normalization", "tasks"},
+    "pretrained": {"typing", "errors", "images", "registry"},
     # Model, task, loss and optimizer are arguments; nn for its BatchNorm.
     "train": {*BASE, "compiler", "nn"},
     "parallel": {*BASE, "compiler"},

@@ -93,7 +93,7 @@ def jaxseg_side(arguments: Arguments, folded: bool = False) -> Callable[[], Any]
         logits = parallel.compile(
             lambda variables, batch: model.apply(variables, batch["image"]).logits, donate=()
         )
-        variables = inference.fold_batch_norm(variables) if folded else variables
+        variables = inference.fold_batch_norm(model, variables) if folded else variables
         variables = parallel.replicate(variables)
         return lambda: jax.block_until_ready(logits(variables, batch))
     optimizer = train.adamw(1e-4)

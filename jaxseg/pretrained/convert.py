@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxseg.errors import InputError
+from jaxseg.images import channels_of
 from jaxseg.pretrained import hub
 from jaxseg.pretrained.key_map import export, fill, leaves
 from jaxseg.pretrained.plan import Spec, make_plan
@@ -133,7 +134,7 @@ def load(
     state_dict = hub.read(hub.locate(name))
     specs = tuple(specs)
     source = _guess_source(state_dict)
-    in_channels = getattr(getattr(model, "encoder", model), "in_channels", 3)
+    in_channels = channels_of(model)
     try:
         stem = make_plan(model, source, state_dict, specs).stem
         if in_channels != 3 and stem in state_dict and state_dict[stem].shape[1] == 3:

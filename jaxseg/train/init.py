@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxseg import compiler
+from jaxseg.images import channels_of
 from jaxseg.typing import Key, Size, Variables
 
 
@@ -31,5 +32,5 @@ def init(
     (3, 3, 1, 4)
     """
     if channels is None:
-        channels = getattr(getattr(model, "encoder", model), "in_channels", 3)
+        channels = channels_of(model)
     return compiler.jit_once(lambda key: model.init(key, jnp.zeros((1, *size, channels))))(key)
