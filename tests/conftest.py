@@ -16,16 +16,24 @@ K = 3
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Marks the cases of a test with `sample(n)` as slow, but for `n` that are spread evenly."""
+    """Marks cases of tests with `sample(quick, slow)`: as slow, and what is neither as full, too."""
     groups = {}
     for item in items:
         if item.get_closest_marker("sample") and not item.get_closest_marker("slow"):
             groups.setdefault((item.parent, item.originalname), []).append(item)
     for group in groups.values():
-        (n,) = group[0].get_closest_marker("sample").args
-        quick = np.linspace(0, len(group) - 1, min(n, len(group))).astype(int)
-        for i in set(range(len(group))) - set(quick.tolist()):
+        quick, *slow = group[0].get_closest_marker("sample").args
+        every = set(range(len(group)))
+        quick, slow = evenly(len(group), quick), every if not slow else evenly(len(group), *slow)
+        for i in every - quick:
             group[i].add_marker(pytest.mark.slow)
+            if i not in slow:
+                group[i].add_marker(pytest.mark.full)
+
+
+def evenly(count, n):
+    """Returns `n` indices below `count`, all of them if there are fewer."""
+    return set(np.linspace(0, count - 1, min(n, count)).astype(int).tolist())
 
 
 class ConvNet(nn.Module):

@@ -225,7 +225,7 @@ class TestD12NamesThatAreOfferedCanBeBuilt:
         assert shape.logits.shape == (1, 64, 64, 5)
 
     @pytest.mark.parametrize("name", encoders.names())
-    @pytest.mark.sample(3)
+    @pytest.mark.sample(2, 4)
     def test_d12_encoders(self, name):
         encoder = encoders.create(name)
         features = jax.eval_shape(

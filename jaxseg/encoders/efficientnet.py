@@ -38,7 +38,7 @@ class EfficientNet(nn.Module):
             weights of Google were trained with.
         norm_epsilon: Added to variances; 1e-3 in TensorFlow's networks.
         stem_feature: Whether the finest feature is the stem's map instead of the first stage's, as
-            in segmentation_models.pytorch.
+            in segmentation_models.pytorch, whose B0 departs from it: its fourth feature ends inside of a stage.
         in_channels: Channels of the images, any number.
         depth: Number of features to compute, 1 to 5. Deeper stages are not built.
         output_stride: 32, or 16 or 8 for larger deep features.

@@ -42,7 +42,7 @@ def grid(encoder):
 
 
 @pytest.mark.parametrize("name", encoders.names())
-@pytest.mark.sample(6)
+@pytest.mark.sample(4, 8)
 def test_builder_is_an_attribute_and_features_have_their_shapes(name):
     encoder = encoders.create(name)
     assert encoder == getattr(encoders, name)()

@@ -44,9 +44,11 @@ def encoders_of(name):
 def cases():
     """Returns pairs of an architecture and a small encoder, or None; all, and those for quick tests.
 
-    The quick ones are the first architecture of each file on the first family that it accepts.
+    Each architecture on the first family that it accepts, and U-Net on every family. The quick ones are
+    the first architecture of each file.
     """
-    every = [(name, encoder) for name in models.names() for encoder in encoders_of(name)]
+    every = [(name, encoders_of(name)[0]) for name in models.names()]
+    every += [("unet", encoder) for encoder in encoders_of("unet")[1:]]
     first = first_of_each(models.MODELS.items(), family=_file)
     return every, [(name, encoders_of(name)[0]) for name in first]
 

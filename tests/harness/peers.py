@@ -106,8 +106,8 @@ SMP_LOGITS = (
         peer_options={"encoder_depth": 3, "decoder_channels": (64, 32, 16)},
     ),
     slow(
-        *("unet", "Unet", (64, 96), "tf_efficientnet_b0", {"stem_feature": True}),
-        peer_options={"encoder_name": "efficientnet-b0"},
+        *("unet", "Unet", (64, 96), "tf_efficientnet_b1", {"stem_feature": True}),
+        peer_options={"encoder_name": "efficientnet-b1"},
     ),
     slow(
         *("unet", "Unet", (64, 96), "efficientnet_b0"),

@@ -80,7 +80,7 @@ def test_full_size_logits_equal_the_peer(timm, torchvision, variables_like, run_
     assert_equal(fast_jit(ours.apply)(variables, images), run_torch(theirs, state_dict, images))
 
 
-@pytest.mark.parametrize("name", encoders.names())
+@pytest.mark.parametrize("name", [n for n in encoders.names() if n.startswith(("resnet", "vgg"))])
 def test_number_of_parameters_is_that_of_torchvision(torch, torchvision, name):
     with torch.device("meta"):
         theirs = getattr(torchvision.models, name)()

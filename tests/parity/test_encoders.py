@@ -39,6 +39,7 @@ def test_features_equal_timm(torch, timm, variables_like, run_torch, case):
 
 
 @pytest.mark.parametrize("name", encoders.names())
+@pytest.mark.sample(12, 12)
 def test_names_and_shapes_are_those_of_the_peer(torch, timm, torchvision, name):
     encoder = encoders.create(name)
     weights = ENCODERS[class_path(encoder)]

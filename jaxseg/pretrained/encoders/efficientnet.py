@@ -35,7 +35,8 @@ def key_map(encoder: Any, source: str) -> KeyMap:
     """Returns the names of an EfficientNet's variables; stages below its depth are left out.
 
     One whose first feature is the stem's map is smp's own (`efficientnet-b0`), with names of its own
-    there. smp counts blocks through all stages.
+    there. smp counts blocks through all stages. Its B0 alone takes the fourth feature in the middle of a
+    stage, so that a decoder trained on that one finds another feature here.
     """
     if source != "smp" or not encoder.stem_feature:
         return mobilenet_v2.key_map(encoder, source)
