@@ -107,6 +107,23 @@ def quoted(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
+def listed(names: Sequence[str]) -> str:
+    """Formats names as code, three and more of which the last digit counts on as the first and the last.
+
+    >>> listed(["lite0", "b3", "b4", "b5", "b6", "b7"])
+    '`lite0`, `b3` to `b7`'
+    """
+    runs: list[list[str]] = []
+    for name in names:
+        previous = runs[-1][-1] if runs else ""
+        follows = previous and name[:-1] == previous[:-1] and ord(name[-1]) == ord(previous[-1]) + 1
+        if follows:
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    return ", ".join(quoted(run) if len(run) < 3 else f"`{run[0]}` to `{run[-1]}`" for run in runs)
+
+
 def short_tables() -> str:
     """Returns the tables of the README: architectures with equal encoders and weights share a row."""
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -117,7 +134,7 @@ def short_tables() -> str:
         ((quoted(names), *cells) for cells, names in groups.items()),
     )
     rows = (
-        (family, quoted(names), ", ".join(sources(encoders.create(names[0]))) or "-")
+        (family, listed(names), ", ".join(sources(encoders.create(names[0]))) or "-")
         for family, names in families().items()
     )
     return (
