@@ -1,4 +1,4 @@
-"""What a model expects of its images."""
+"""Facts about the images that a model expects."""
 
 from typing import Any
 

@@ -50,6 +50,8 @@ _FILES = (
     "linknet",
     "multiscale_fpn",
     "original_unet",
+    "pan",
+    "pspnet",
     "segnet",
     "unet",
 )

@@ -9,6 +9,7 @@ from jaxseg.nn.heads import Head, ImageHead
 from jaxseg.nn.norm import BatchNorm, GroupNorm, LayerNorm
 from jaxseg.nn.pool import adaptive_avg_pool, max_pool, max_pool_with_indices, max_unpool
 from jaxseg.nn.pyramid import FeaturePyramid
+from jaxseg.nn.pyramid_pooling import PyramidPooling
 from jaxseg.nn.residual import add_residual
 from jaxseg.nn.resize import bilinear, bilinear_aligned, nearest
 from jaxseg.nn.skip_merge import MERGES, add, concatenate
@@ -38,6 +39,7 @@ __all__ = [
     "ImageHead",
     "LayerNorm",
     "LayerScale",
+    "PyramidPooling",
     "SeparableConv",
     "SqueezeExcite",
     "SubPixelConv",

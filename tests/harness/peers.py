@@ -167,6 +167,35 @@ SMP_LOGITS = (
         *("deeplab_v3_plus", "DeepLabV3Plus", (64, 96), "resnet18", STRIDE_16 | {"depth": 3}),
         peer_options={"encoder_depth": 3, "upsampling": 4},
     ),
+    quick("pspnet", "PSPNet", (64, 96), "resnet18", {"depth": 3}),
+    slow(
+        *("pspnet", "PSPNet", (64, 32), "vgg11_bn", {"depth": 4}),
+        model_options={"channels": 256},
+        peer_options={"encoder_depth": 4, "psp_out_channels": 256, "upsampling": 16},
+    ),
+    slow(
+        *("pspnet", "PSPNet", (64, 32), "mobilenetv2_100", {"depth": 3}),
+        peer_options={"encoder_name": "tu-mobilenetv2_100"},
+    ),
+    slow(
+        *("pspnet", "PSPNet", (192, 256), "resnet50", STRIDE_8),
+        peer_options={"encoder_depth": 5, "output_stride": 8},
+    ),
+    quick("pan", "PAN", (128, 160), "resnet18", STRIDE_16),
+    slow("pan", "PAN", (176, 144), "resnet50", STRIDE_16),
+    slow(
+        *("pan", "PAN", (256, 288), "resnet34"),
+        model_options={"channels": 48},
+        peer_options={"encoder_output_stride": 32, "decoder_channels": 48},
+    ),
+    slow(
+        *("pan", "PAN", (64, 96), "resnet18", {"depth": 3}),
+        peer_options={"encoder_depth": 3, "encoder_output_stride": 32},
+    ),
+    slow(
+        *("pan", "PAN", (128, 160), "efficientnet_b0", {"output_stride": 16}),
+        peer_options={"encoder_name": "tu-efficientnet_b0"},
+    ),
     quick("linknet", "Linknet", (64, 96), "resnet18"),
     slow("linknet", "Linknet", (64, 32), "resnet34"),
     slow("linknet", "Linknet", (32, 64), "resnet50"),

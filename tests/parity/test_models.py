@@ -69,6 +69,6 @@ COUNTED = [
 def test_number_of_parameters_is_that_of_smp(torch, segmentation_models_pytorch, name, encoder):
     with torch.device("meta"):
         build = getattr(segmentation_models_pytorch, PEERS[name])
-        expected = build(encoder, encoder_weights=None)
+        expected = build(encoder, encoder_weights=None, encoder_depth=5)
     variables = shapes(jaxseg.create(name, encoder=encoder, num_classes=1))[1]
     assert count(variables) == sum(p.numel() for p in expected.parameters())
