@@ -47,8 +47,8 @@ def fold_batch_norm(model: nn.Module, variables: Variables) -> dict[str, Any]:
     >>> bool(jnp.allclose(*same, atol=1e-6))
     True
     """
-    params = flatten_dict(variables["params"])
-    statistics = flatten_dict(variables.get("batch_stats", {}))
+    params: dict[Any, Any] = flatten_dict(variables["params"])
+    statistics: dict[Any, Any] = flatten_dict(variables.get("batch_stats", {}))
     for norm, epsilon in _epsilons(model, variables).items():
         *parents, name = norm
         conv = (*parents, "conv")
