@@ -41,7 +41,7 @@ ARROWS = {
     "losses": {*BASE, "nn.resize", "distance"},
     "metrics": {*BASE, "nn.resize", "distance"},
     "data": {*BASE, "nn.resize"},
-    "inference": {*BASE, "nn", "compiler", "data.normalization", "tasks"},
+    "inference": {*BASE, "nn", "compiler", "models.averaging", "data.normalization", "tasks"},
     "pretrained": {"typing", "errors", "images", "registry"},
     # Model, task, loss and optimizer are arguments; nn for its BatchNorm.
     "train": {*BASE, "compiler", "nn"},

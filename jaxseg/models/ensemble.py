@@ -1,13 +1,15 @@
 """An ensemble of models as one model."""
 
 import dataclasses
+import functools
+from operator import itemgetter
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxseg.errors import InputError
-from jaxseg.typing import Array, Output, Variables
+from jaxseg.models.averaging import PROBABILITIES, Averaging
+from jaxseg.typing import Array, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +21,12 @@ class Ensemble:
 
     Attributes:
         model: The Linen module of the members.
+        average: The mean: `averaging.PROBABILITIES`, `OUTPUTS`, or `UNCERTAINTY` for maps of entropy and mutual
+            information.
 
     >>> import flax.linen as nn
+    >>> import jax.numpy as jnp
+    >>> from jaxseg.typing import Output
     >>> class Bias(nn.Module):
     ...     @nn.compact
     ...     def __call__(self, images, train=False):
@@ -34,9 +40,10 @@ class Ensemble:
     """
 
     model: Any
+    average: Averaging = PROBABILITIES
 
-    def apply(self, variables: Variables, images: Array, *, train: bool = False) -> Output:
-        """Returns logits whose softmax, or sigmoid for one class, is the mean of the members' probabilities.
+    def apply(self, variables: Variables, images: Array, *, train: bool = False) -> Any:
+        """Returns the members' mean.
 
         Args:
             variables: The variables of all members, with a first axis of members.
@@ -44,20 +51,18 @@ class Ensemble:
             train: Must be false; `make_ensemble_step` trains the members.
 
         Returns:
-            An output without auxiliary logits.
+            By default an output without auxiliary logits. The softmax of its logits, or sigmoid for one class, is the mean
+            of the members' probabilities.
 
         Raises:
             InputError: `train` is true.
         """
         if train:
             raise InputError("an ensemble is not trained as one model: use make_ensemble_step")
-        logits = jax.vmap(lambda tree: self.model.apply(tree, images, train=False).logits)(
+        start, add, _, finish = self.average
+        totals = jax.vmap(lambda tree: start(self.model.apply(tree, images, train=False)))(
             variables
         )
-        if logits.shape[-1] == 1:
-            positive, negative = (
-                jax.nn.logsumexp(jax.nn.log_sigmoid(sign * logits), axis=0) for sign in (1, -1)
-            )
-            return Output(positive - negative)
-        log_sum = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0)
-        return Output(log_sum - jnp.log(jnp.asarray(len(logits), log_sum.dtype)))
+        count = len(jax.tree.leaves(totals)[0])
+        members = [jax.tree.map(itemgetter(i), totals) for i in range(count)]
+        return finish(functools.reduce(add, members), count)
