@@ -46,7 +46,7 @@ ARROWS = {
     # Model, task, loss and optimizer are arguments; nn for its BatchNorm.
     "train": {*BASE, "compiler", "nn"},
     "parallel": {*BASE, "compiler"},
-    "tasks": {*BASE, "losses", "metrics", "data", "report"},
+    "tasks": {*BASE, "models.averaging", "losses", "metrics", "data", "report"},
     "recipe": {"typing", "errors", "plain_values"},
     "report": {"typing", "errors", "metrics", "data"},
     "runs": ANYTHING,

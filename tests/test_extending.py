@@ -11,7 +11,8 @@ from PIL import Image
 
 from jaxseg import Recipe, runs
 from jaxseg.cli.main import main
-from jaxseg.recipe import DataRecipe, LossRecipe, ModelRecipe, TrainRecipe
+from jaxseg.errors import InputError
+from jaxseg.recipe import DataRecipe, EvalRecipe, LossRecipe, ModelRecipe, TrainRecipe
 from jaxseg.runs.log import read_rows
 
 TRAIN = TrainRecipe(epochs=2, batch_size=8, devices=1, log_every=1)
@@ -99,6 +100,26 @@ def test_a_run_is_evaluated_predicted_and_reported(trained, tmp_path, name, caps
     assert ("Confusion matrix" in page) == (name == "semantic")
     assert main(["evaluate", str(folder)]) == 0
     assert {"semantic": "mIoU", "depth": "RMSE"}[name] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["semantic", "depth"])
+def test_windows_and_flips_evaluate_any_task(trained, tmp_path, name, capsys):
+    folder, scores = trained[name]
+    one_window = EvalRecipe(window=(16, 24), blend="constant")
+    assert runs.evaluate(folder, options=one_window) == scores
+    words = ["--eval.window", "8", "16", "--eval.flips", "horizontal", "--eval.scales", "1", "1.5"]
+    assert main(["evaluate", str(folder), *words]) == 0
+    written = json.loads((folder / "evaluation-val.json").read_text())
+    headline = {"semantic": "mean_iou", "depth": "rmse"}[name]
+    assert written[headline] != scores[headline]
+    assert abs(written[headline] - scores[headline]) < 0.5
+    image = tmp_path / "image.png"
+    Image.fromarray(toy.RampsSource(1)[0]["image"]).save(image)
+    assert main(["predict", str(folder), str(image), "--out", str(tmp_path / "a"), *words]) == 0
+    assert len(list((tmp_path / "a").iterdir())) == {"semantic": 3, "depth": 1}[name]
+    with pytest.raises(InputError, match="overlap"):
+        runs.evaluate(folder, options=EvalRecipe(window=(8, 8), overlap=1.0))
+    capsys.readouterr()
 
 
 def test_the_command_line_trains_a_task_of_a_user(tmp_path, capsys):

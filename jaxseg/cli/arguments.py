@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 
 from jaxseg import recipe as recipes
-from jaxseg.recipe import Recipe
+from jaxseg.recipe import EvalRecipe, Recipe
 
 
 def parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -20,6 +20,12 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+EVAL_OPTIONS = """Windows, flips and scales, by default those of the run:
+  --eval.window HEIGHT WIDTH  --eval.overlap 0.25  --eval.blend {gaussian,constant}
+  --eval.flips {horizontal,vertical} ...  --eval.rotations DEGREES ...  --eval.scales FACTOR ...
+"""
 
 
 def recipe_and_fields(arguments: Sequence[str]) -> tuple[Recipe | None, list[str]]:
@@ -45,6 +51,18 @@ def override(recipe: Recipe, fields: Sequence[str], *, prog: str, description: s
     empty = _replace_dicts(start, lambda stored, parsed: {}, start)
     parsed = tyro.cli(Recipe, default=empty, args=list(fields), prog=prog, description=description)
     return recipes.checked(_replace_dicts(parsed, lambda parsed, stored: parsed or stored, start))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluation:
+    eval: EvalRecipe
+
+
+def eval_options(recipe: Recipe, fields: Sequence[str], *, prog: str) -> EvalRecipe:
+    """Returns a run's options of evaluation with those of a command line (`--eval.window 512 512`)."""
+    start = _Evaluation(recipe.eval)
+    parsed = tyro.cli(_Evaluation, default=start, args=list(fields), prog=prog).eval
+    return recipes.checked(dataclasses.replace(recipe, eval=parsed)).eval
 
 
 def _replace_dicts(recipe: Recipe, choose: Callable[[Any, Any], Any], other: Recipe) -> Recipe:

@@ -14,15 +14,22 @@ from jaxseg.runs.progress import console
 def main(argv: Sequence[str]) -> int:
     """Evaluates the best (or last) checkpoint of a run on one split."""
     parser = arguments.parser("evaluate", "Compute a run's scores again, from its checkpoint.")
+    parser.epilog = arguments.EVAL_OPTIONS
     parser.add_argument("run", help="a run folder")
     parser.add_argument("--split", help="a split of its data set (default: the validation split)")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
     parser.add_argument("--data.root", dest="root", help="where the data set is, if it has moved")
-    options = parser.parse_args(argv)
+    options, fields = parser.parse_known_args(argv)
     folder = runs.RunFolder(options.run)
     recipe = folder.recipe
     split = options.split or recipe.data.validation_split
-    scores = runs.evaluate(folder.path, split, checkpoint=options.checkpoint, root=options.root)
+    scores = runs.evaluate(
+        folder.path,
+        split,
+        checkpoint=options.checkpoint,
+        root=options.root,
+        options=arguments.eval_options(recipe, fields, prog=parser.prog),
+    )
     task, shown = task_of(recipe, folder.info), console()
     shown.print(f"{split}  {task.summary(scores)}")
     if (table := task.table(scores)) is not None:

@@ -15,13 +15,19 @@ def main(argv: Sequence[str]) -> int:
         "Predict images. Semantic segmentation writes for each NAME.jpg: NAME.index.png (class ids), NAME.colour.png, "
         "NAME.overlay.png.",
     )
+    parser.epilog = arguments.EVAL_OPTIONS
     parser.add_argument("run", help="a run folder")
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
     parser.add_argument("--out", required=True, help="the folder to write to")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
-    options = parser.parse_args(argv)
+    options, fields = parser.parse_known_args(argv)
+    recipe = runs.RunFolder(options.run).recipe
     files, problems = runs.predict(
-        options.run, options.images, options.out, checkpoint=options.checkpoint
+        options.run,
+        options.images,
+        options.out,
+        checkpoint=options.checkpoint,
+        options=arguments.eval_options(recipe, fields, prog=parser.prog),
     )
     written = sum(map(len, files.values()))
     console().print(

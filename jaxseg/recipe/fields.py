@@ -181,10 +181,22 @@ class TrainRecipe:
 
 @dataclass(frozen=True)
 class EvalRecipe:
-    """Evaluation of images: in validation, `jaxseg evaluate` and `jaxseg report`."""
+    """Evaluation of images: in validation, `jaxseg evaluate`, `jaxseg predict` and `jaxseg report`."""
 
     batch_size: int | None = None
     """Images evaluated at once; left out, the training batch size."""
+    window: tuple[int, int] | None = None
+    """Height and width of overlapping windows in pixels; none evaluates whole images."""
+    overlap: float = 0.25
+    """The part of a window that the next one covers."""
+    blend: typing.Literal["gaussian", "constant"] = "gaussian"
+    """Weights of a window's pixels in the mean."""
+    flips: tuple[typing.Literal["horizontal", "vertical"], ...] = ()
+    """Flips of the images over which outputs are averaged, besides none."""
+    rotations: tuple[int, ...] = (0,)
+    """Degrees, multiples of 90, over which outputs are averaged."""
+    scales: tuple[float, ...] = (1.0,)
+    """Factors of the images' size over which outputs are averaged."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import optax
 
 from jaxseg import data, encoders, models, registry
 from jaxseg.errors import InputError, unknown
+from jaxseg.inference import SlidingWindow, TestTimeAugmentation
 from jaxseg.parallel import Parallel
-from jaxseg.recipe import ModelRecipe, OptimizerRecipe, Recipe
+from jaxseg.recipe import EvalRecipe, ModelRecipe, OptimizerRecipe, Recipe
 from jaxseg.runs.devices import make_parallel
 from jaxseg.runs.info import RunInfo, task_of
 from jaxseg.tasks import Task
@@ -38,6 +39,7 @@ class Run:
         info: The facts that the recipe leaves to its data.
         task: What is predicted.
         model: The network.
+        eval_model: The network as evaluations call it: in windows, flipped, turned and resized as the recipe says.
         preprocess: Maps images to the network's input, on the device.
         loss_fn: `(output, batch) -> (scalar, logs)`.
         learning_rate: Step to learning rate.
@@ -48,6 +50,7 @@ class Run:
     info: RunInfo
     task: Task
     model: Any
+    eval_model: Any
     preprocess: Callable[[Array], Array]
     loss_fn: LossFn
     learning_rate: optax.Schedule
@@ -134,11 +137,13 @@ def build(recipe: Recipe, info: RunInfo) -> Run:
     task = task_of(recipe, info)
     steps = recipe.train.epochs * info.steps_per_epoch
     rate = _learning_rate(recipe.optimizer, steps)
+    model = _model(recipe.model, info, task)
     return Run(
         recipe=recipe,
         info=info,
         task=task,
-        model=_model(recipe.model, info, task),
+        model=model,
+        eval_model=_eval_model(model, recipe.eval, task),
         preprocess=data.normalize(info.mean, info.std),
         loss_fn=_loss(recipe, task),
         learning_rate=rate,
@@ -159,6 +164,15 @@ def _model(recipe: ModelRecipe, info: RunInfo, task: Task) -> Any:
         encoder_options={**channels, **recipe.encoder_options},
         **{**task.model_options, **types, **recipe.options},
     )
+
+
+def _eval_model(model: Any, recipe: EvalRecipe, task: Task) -> Any:
+    if recipe.window is not None:
+        model = SlidingWindow(model, recipe.window, recipe.overlap, recipe.blend)
+    if recipe.flips or recipe.rotations != (0,) or recipe.scales != (1.0,):
+        options = recipe.flips, recipe.rotations, recipe.scales
+        model = TestTimeAugmentation(model, *options, task.averaging)
+    return model
 
 
 def _loss(recipe: Recipe, task: Task) -> LossFn:

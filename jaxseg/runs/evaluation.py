@@ -10,6 +10,7 @@ import optax
 
 from jaxseg import data
 from jaxseg.parallel import Parallel
+from jaxseg.recipe import EvalRecipe
 from jaxseg.runs.build import Run, build
 from jaxseg.runs.folder import RunFolder
 from jaxseg.runs.sources import open_source
@@ -26,6 +27,7 @@ def evaluate(
     *,
     checkpoint: str = "best",
     root: str | None = None,
+    options: EvalRecipe | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of a run on a split of its data set.
 
@@ -34,17 +36,20 @@ def evaluate(
         split: The split; the validation split by default.
         checkpoint: `"best"` or `"last"`.
         root: The data set's folder, if it has moved.
+        options: Windows, flips and scales; the run's own by default.
 
     Returns:
         The task's scores as plain values; for semantic segmentation `mean_iou`, `iou` of each class, `counts` and others.
 
     Raises:
-        InputError: The folder holds no intact run, or the data cannot be read.
+        InputError: The folder holds no intact run, the data cannot be read, or options are out of range.
     """
     run_folder = RunFolder(folder)
     recipe = run_folder.recipe
     if root is not None:
         recipe = replace(recipe, data=replace(recipe.data, root=root))
+    if options is not None:
+        recipe = replace(recipe, eval=options)
     source = open_source(recipe.data, split or recipe.data.validation_split)
     run = build(recipe, run_folder.info)
     variables = load_variables(run_folder, run, checkpoint)
@@ -70,7 +75,8 @@ def make_evaluate(
         stop: Asked before each batch; a request raises `Stopped`.
     """
     compiled = run.parallel.compile(
-        make_eval_step(run.model, run.task, run.loss_fn, preprocess=run.preprocess), donate=(2,)
+        make_eval_step(run.eval_model, run.task, run.loss_fn, preprocess=run.preprocess),
+        donate=(2,),
     )
 
     def evaluate_state(state: TrainState) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,8 @@ from jaxseg import compiler
 from jaxseg.data.decode import SUFFIXES, decode_image
 from jaxseg.data.sources.file_pairs import walk
 from jaxseg.errors import InputError
-from jaxseg.inference.predict import make_predict
+from jaxseg.inference import make_predict
+from jaxseg.recipe import EvalRecipe
 from jaxseg.runs.build import build
 from jaxseg.runs.evaluation import load_variables
 from jaxseg.runs.folder import RunFolder
@@ -35,6 +37,7 @@ def predict(
     out: str | Path,
     *,
     checkpoint: str = "best",
+    options: EvalRecipe | None = None,
 ) -> Predicted:
     """Predicts image files and writes the results, each at its image's own size.
 
@@ -44,17 +47,22 @@ def predict(
         out: The folder to write to. For semantic segmentation, each `NAME.jpg` gives `NAME.index.png` (class ids),
             `NAME.colour.png` and `NAME.overlay.png`.
         checkpoint: `"best"` or `"last"`.
+        options: Windows, flips and scales; the run's own by default.
 
     Raises:
-        InputError: The folder holds no intact run, a path does not exist, or `out` cannot be written.
+        InputError: The folder holds no intact run, a path does not exist, `out` cannot be written, or options are
+            out of range.
     """
     run_folder, out = RunFolder(folder), Path(out)
-    run = build(run_folder.recipe, run_folder.info)
+    recipe = run_folder.recipe
+    if options is not None:
+        recipe = replace(recipe, eval=options)
+    run = build(recipe, run_folder.info)
     paths = [images] if isinstance(images, str | Path) else images
     found = find_images(paths, out)
     variables = load_variables(run_folder, run, checkpoint)
     function = compiler.jit(
-        make_predict(run.model, run.task.predictions, preprocess=run.preprocess)
+        make_predict(run.eval_model, run.task.predictions, preprocess=run.preprocess)
     )
     files: dict[Path, list[Path]] = {}
     problems = []

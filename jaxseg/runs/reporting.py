@@ -82,7 +82,9 @@ def data_name(recipe: recipes.Recipe) -> str:
 
 def _examples(run: Run, source: Any, variables: Variables) -> Iterator[Example]:
     task = run.task
-    predict = compiler.jit(make_predict(run.model, task.predictions, preprocess=run.preprocess))
+    predict = compiler.jit(
+        make_predict(run.eval_model, task.predictions, preprocess=run.preprocess)
+    )
     batch_size = run.recipe.eval.batch_size or run.recipe.train.batch_size
     with data.eval_batches(source, batch_size=batch_size, targets=run.task.targets) as batches:
         for batch in batches:

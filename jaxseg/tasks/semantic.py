@@ -17,6 +17,7 @@ from jaxseg.data.targets import Targets
 from jaxseg.data.targets import labels as label_targets
 from jaxseg.errors import InputError
 from jaxseg.metrics import ConfusionMatrix
+from jaxseg.models.averaging import PROBABILITIES, Averaging
 from jaxseg.tasks.task import Headline, Inspection, ReportParts, Section, Table
 from jaxseg.typing import Array, Batch, LossFn, Output
 
@@ -122,6 +123,11 @@ class Semantic:
     def model_options(self) -> Mapping[str, Any]:
         """The number of classes."""
         return {"num_classes": self.num_classes}
+
+    @property
+    def averaging(self) -> Averaging:
+        """The mean of probabilities."""
+        return PROBABILITIES
 
     @property
     def loss_weights(self) -> Mapping[str, float]:

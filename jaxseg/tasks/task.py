@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jaxseg.data.targets import Targets
+from jaxseg.models.averaging import Averaging
 from jaxseg.typing import Array, Batch, LossFn
 
 
@@ -122,6 +123,11 @@ class Task(Protocol):
     @property
     def loss_weights(self) -> Mapping[str, float]:
         """The losses and their weights where a recipe names none."""
+        ...
+
+    @property
+    def averaging(self) -> Averaging:
+        """The mean of outputs for the same images, such as flipped ones: `models.averaging.OUTPUTS` fits numbers."""
         ...
 
     @classmethod

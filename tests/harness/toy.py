@@ -11,6 +11,7 @@ from PIL import Image
 from jaxseg import collective
 from jaxseg.data.targets import Target
 from jaxseg.errors import InputError
+from jaxseg.models.averaging import OUTPUTS
 from jaxseg.models.segmentation_model import SegmentationModel
 from jaxseg.nn import Head
 from jaxseg.tasks import Headline, Inspection, ReportParts, Section, Table
@@ -144,6 +145,10 @@ class Depth:
     @property
     def model_options(self):
         return {"num_classes": 1}
+
+    @property
+    def averaging(self):
+        return OUTPUTS
 
     @property
     def loss_weights(self):
