@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items):
     """Marks cases of tests with `sample(quick, slow)`: as slow, and what is neither as full, too."""
     groups = {}
     for item in items:
-        if item.get_closest_marker("sample") and not item.get_closest_marker("slow"):
+        if item.get_closest_marker("sample"):
             groups.setdefault((item.parent, item.originalname), []).append(item)
     for group in groups.values():
         quick, *slow = group[0].get_closest_marker("sample").args

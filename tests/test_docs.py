@@ -78,6 +78,9 @@ def test_code_of_a_guide_runs_and_prints_its_comments(page, tmp_path, monkeypatc
     for name, text in files(page).items():
         (tmp_path / name).write_text(text)
     code = "".join(scripts(page))
+    few = "{'train_length': 64, 'validation_length': 16}"  # minutes less
+    data = f"data=__import__('jaxseg').recipe.DataRecipe(options={few})"
+    code = code.replace("Recipe(train=TrainRecipe(", f"Recipe({data}, train=TrainRecipe(")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, str(page), "exec"), {"__name__": "guide"})

@@ -48,12 +48,16 @@ _FILES = (
     "fcn_vgg",
     "fpn",
     "linknet",
+    "manet",
     "multiscale_fpn",
     "original_unet",
     "pan",
     "pspnet",
+    "segformer",
     "segnet",
     "unet",
+    "unet_plus_plus",
+    "upernet",
 )
 
 MODELS: dict[str, registry.Builder] = registry.gather(__name__, _FILES, "MODELS")

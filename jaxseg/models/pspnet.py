@@ -59,14 +59,16 @@ class PSPNet(nn.Module):
             "dtype": self.dtype,
             "param_dtype": self.param_dtype,
         }
-        x = PyramidPooling(
-            max(1, features[-1].shape[-1] // len(self.grids)),
+        x = features[-1]
+        means = PyramidPooling(
+            max(1, x.shape[-1] // len(self.grids)),
             self.grids,
             single_norm=None,
             upsample=bilinear_aligned,
             name="pyramid",
             **fields,
-        )(features[-1], train=train)
+        )(x, train=train)
+        x = jnp.concatenate([*means, x], axis=-1)
         x = ConvNorm(self.channels, 1, name="project", **fields)(x, train=train)
         return (Dropout(self.dropout, broadcast_dims=(1, 2))(x, train=train),)
 

@@ -101,6 +101,25 @@ class UNet(nn.Module):
         return tuple(reversed(maps))
 
 
+def channels_of_steps(channels: tuple[int, ...] | None, depth: int) -> tuple[int, ...]:
+    """Returns the channels of each step of a decoder on `depth` features; the default where there are none.
+
+    Raises:
+        InputError: The number of channels is another.
+
+    >>> channels_of_steps(None, 3)
+    (64, 32, 16)
+    """
+    default = (*CHANNELS[:1] * depth, *CHANNELS[1:])[-depth:]
+    channels = default if channels is None else tuple(channels)
+    if len(channels) != depth:
+        raise InputError(
+            f"channels={channels}: the encoder has {depth} features, "
+            "and a U-Net needs one number for each"
+        )
+    return channels
+
+
 def unet(
     *,
     num_classes: int,
@@ -144,21 +163,14 @@ def unet(
     """
     check_encoder(encoder)
     types = inherit_dtypes(encoder, dtype, param_dtype)
-    depth = len(encoder.strides)
-    default = (*CHANNELS[:1] * depth, *CHANNELS[1:])[-depth:]
-    channels = default if channels is None else tuple(channels)
-    if len(channels) != depth:
-        raise InputError(
-            f"channels={channels}: the encoder has {depth} features, "
-            "and U-Net needs one number for each"
-        )
+    channels = channels_of_steps(channels, len(encoder.strides))
     center = isinstance(encoder, VGG) if center is None else center
     head = partial(Head, check_num_classes(num_classes), **types)
     return SegmentationModel(
         encoder,
         UNet(channels, upsample, merge, center, **types),
         head(),
-        tuple(head() for _ in range(check_aux_heads(aux_heads, depth))),
+        tuple(head() for _ in range(check_aux_heads(aux_heads, len(channels)))),
         make_image_head(image_labels, types),
     )
 

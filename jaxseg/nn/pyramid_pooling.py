@@ -15,7 +15,7 @@ from jaxseg.typing import Array, Upsample
 
 
 class PyramidPooling(nn.Module):
-    """Means of a map over grids of several sizes, each upsampled again, concatenated with the map.
+    """Means of a map over grids of several sizes, each upsampled again.
 
     A mean goes through a 1x1 convolution, a normalization and a ReLU before it is upsampled.
 
@@ -37,9 +37,9 @@ class PyramidPooling(nn.Module):
 
     >>> import jax
     >>> block = PyramidPooling(8, grids=(1, 3))
-    >>> y, variables = block.init_with_output(jax.random.key(0), jnp.ones((1, 5, 7, 4)))
-    >>> y.shape, sorted(variables["params"])
-    ((1, 5, 7, 20), ['grid0', 'grid1'])
+    >>> maps, variables = block.init_with_output(jax.random.key(0), jnp.ones((1, 5, 7, 4)))
+    >>> [x.shape for x in maps], sorted(variables["params"])
+    ([(1, 5, 7, 8), (1, 5, 7, 8)], ['grid0', 'grid1'])
     """
 
     features: int
@@ -55,8 +55,8 @@ class PyramidPooling(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """Maps `[N, H, W, C]` to `[N, H, W, len(grids) * features + C]`, the map last."""
+    def __call__(self, x: Array, *, train: bool = False) -> tuple[Array, ...]:
+        """Maps `[N, H, W, C]` to one `[N, H, W, features]` for each grid."""
         size = x.shape[1], x.shape[2]
         maps = []
         for i, cells in enumerate(self.grids):
@@ -71,7 +71,7 @@ class PyramidPooling(nn.Module):
             )
             mean = conv(adaptive_avg_pool(x, (cells, cells)), train=train)
             maps.append(self.upsample(mean, size))
-        return jnp.concatenate([*maps, x], axis=-1)
+        return tuple(maps)
 
 
 def check_grids(grids: Iterable[int]) -> tuple[int, ...]:

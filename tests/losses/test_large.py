@@ -51,6 +51,7 @@ def three_classes():
 
 
 @pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.sample(0, 6)
 def test_value_and_gradient_of_three_classes(three_classes, name):
     logits, labels = three_classes
     step = jit(jax.value_and_grad(LOSSES[name]))
@@ -90,7 +91,8 @@ def exact(many_classes):
     return nll, sums
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "dice", "jaccard", "generalized_dice"])
+@pytest.mark.parametrize("name", ["cross_entropy", "jaccard", "generalized_dice", "dice"])
+@pytest.mark.sample(0, 2)
 def test_value_of_150_classes(many_classes, exact, name):
     logits, labels = many_classes
     nll, (overlap, predicted, true) = exact

@@ -50,7 +50,7 @@ ON_OTHER_ENCODERS = [
 ]
 
 VGG_DENSE = 14_723_136 + (7 * 7 * 512 + 1) * 4096 + (4096 + 1) * 4096
-PARAMETERS = {  # with ResNet-34, or VGG-16 with normalization, and one class; of DeepLab, FPN, LinkNet, PAN, PSPNet and U-Net those of smp
+PARAMETERS = {  # with ResNet-34, or VGG-16 with normalization, and one class; those of the architectures of smp are smp's
     "deeplab_v3": 26_007_105,
     "deeplab_v3_plus": 22_437_457,
     "fcn_32s": 21_284_672 + 512 + 1,
@@ -64,6 +64,10 @@ PARAMETERS = {  # with ResNet-34, or VGG-16 with normalization, and one class; o
     "unet": 24_436_369,
     "fpn": 23_155_393,
     "linknet": 21_771_937,
+    "upernet": 29_599_681,
+    "segformer": 21_876_545,
+    "unet_plus_plus": 26_078_609,
+    "manet": 31_783_633,
     "pan": 21_475_816,
     "pspnet": 22_077_633,
     "multiscale_fpn": 21_284_672 + 4 * (9 * 256 + 1) * 256 + (960 + 4) * 256 + 590_080 + 257,

@@ -164,6 +164,7 @@ class Convolutions(nn.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("kernel", "limit"), [(1, 0.5), (3, 0.75)])
 def test_shapes_small_receptive_fields_do_not_suffice(kernel, limit):
     """Networks with receptive fields of 1 and 7 x 7 pixels, trained as long as `jaxseg train` trains its U-Net."""
