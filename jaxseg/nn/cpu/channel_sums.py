@@ -9,7 +9,7 @@ def channel_sums(x: Array) -> Array:
 
     XLA on a CPU sums windows of 16 numbers without vector instructions: 4 x 128 x 128 x 64 numbers take 4.5 ms of
     processor time (jax 0.10). Adding the second half to the first until few are left takes 0.8 ms, and as a pairwise
-    sum loses a tenth of the digits.
+    sum loses a tenth of the digits. docs/internals/cpu.md has what each form is worth in networks.
 
     >>> import jax.numpy as jnp
     >>> channel_sums(jnp.ones((2, 3, 5, 4))).tolist()
