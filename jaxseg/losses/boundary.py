@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxseg.distance import distance_transform
+from jaxseg.ignored import Ignored
 from jaxseg.losses.reduce import mean_over_pixels
 from jaxseg.losses.region import check_not_negative, region_weights
 from jaxseg.losses.targets import ClassWeights, SoftMasks, read_soft_masks
@@ -18,7 +19,7 @@ def boundary_loss(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     per_image: bool = False,
 ) -> Array:
@@ -32,7 +33,7 @@ def boundary_loss(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, multilabel or soft targets `[N, H, W, K]`, which count as a class above 1/2.
-        ignore_index: The label of what counts for nothing; any integer, negative ones too.
+        ignore_index: The label of what counts for nothing, any integer; several such labels, or None for none.
         class_weights: $w$, `[max(K, 2)]`; ones by default, 0 leaves a class out. For K = 1 there is nothing to weigh.
         per_image: Whether each image has a mean of its own, and those are averaged.
 
@@ -63,7 +64,7 @@ def hausdorff_loss(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     alpha: float = 2.0,
     per_image: bool = False,
@@ -78,7 +79,7 @@ def hausdorff_loss(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, multilabel or soft targets `[N, H, W, K]`, which count as a class above 1/2.
-        ignore_index: The label of what counts for nothing; any integer, negative ones too.
+        ignore_index: The label of what counts for nothing, any integer; several such labels, or None for none.
         class_weights: $w$, `[max(K, 2)]`; ones by default, 0 leaves a class out (MONAI leaves out the first). For K = 1 there
             is nothing to weigh.
         alpha: $\alpha$, not negative: how much more a far mistake costs.

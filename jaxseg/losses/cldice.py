@@ -6,6 +6,7 @@ from jax import lax
 
 from jaxseg import collective
 from jaxseg.errors import InputError
+from jaxseg.ignored import Ignored
 from jaxseg.losses.reduce import sums, sums_per_image, weighted_mean
 from jaxseg.losses.region import check_not_negative, region_weights
 from jaxseg.losses.targets import ClassWeights, read_soft_masks
@@ -16,7 +17,7 @@ def soft_cldice_loss(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     iterations: int = 3,
     smooth: float = 1.0,
@@ -34,7 +35,7 @@ def soft_cldice_loss(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, multilabel or soft targets `[N, H, W, K]`.
-        ignore_index: The label of what counts for nothing; any integer, negative ones too.
+        ignore_index: The label of what counts for nothing, any integer; several such labels, or None for none.
         class_weights: `[max(K, 2)]`, the weights of the mean over classes: 0 for a background, whose centreline means nothing.
         iterations: How often the skeleton erodes; at least half the width of the widest line, in pixels.
         smooth: $s$, positive.

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from jaxseg.errors import InputError
+from jaxseg.ignored import Ignored
 from jaxseg.losses.nll import power
 from jaxseg.losses.pixelwise import PixelTerms, pixel_terms
 from jaxseg.losses.reduce import mean_over_pixels
@@ -14,7 +15,7 @@ def softmax_focal_loss(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     gamma: float = 2.0,
 ) -> Array:
@@ -25,7 +26,7 @@ def softmax_focal_loss(
     Args:
         logits: `[N, H, W, K]`, any floating type, K >= 2.
         labels: `[N, H, W]`, any integer type: `0..K-1` or `ignore_index`.
-        ignore_index: The label of ignored pixels; any integer, also negative.
+        ignore_index: The label of ignored pixels, any integer; several such labels, or None for none.
         class_weights: `[K]`, not negative; ones by default. They take the place of the paper's $\alpha$.
         gamma: $\gamma$, not negative; 0 gives the cross-entropy.
 
@@ -52,7 +53,7 @@ def sigmoid_focal_loss(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     gamma: float = 2.0,
     alpha: float | None = 0.25,
@@ -68,7 +69,7 @@ def sigmoid_focal_loss(
         labels: For K = 1, `[N, H, W]` of 0, 1 or `ignore_index`. For K > 1, multilabel `[N, H, W, K]` of the same values, or
             class ids `[N, H, W]`, which are read as one class against the rest, as in RetinaNet and
             segmentation_models.pytorch.
-        ignore_index: The label of ignored pixels and entries; any integer, also negative.
+        ignore_index: The label of ignored pixels and entries, any integer; several such labels, or None for none.
         class_weights: For K = 1, `[2]`, the weights of label 0 and label 1; otherwise `[K]`. Not negative, ones by default.
         gamma: $\gamma$, not negative; 0 gives the cross-entropy.
         alpha: $\alpha$ in `[0, 1]`; None leaves out this factor.
@@ -95,7 +96,7 @@ def focal_loss(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     gamma: float = 2.0,
     alpha: float | None = None,
@@ -110,7 +111,7 @@ def focal_loss(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, or multilabel targets `[N, H, W, K]`.
-        ignore_index: The label of ignored pixels and entries; any integer, also negative.
+        ignore_index: The label of ignored pixels and entries, any integer; several such labels, or None for none.
         class_weights: `[max(K, 2)]`, not negative; ones by default.
         gamma: $\gamma$, not negative.
         alpha: For sigmoids only: the factor of label 1, and one minus that of label 0; None leaves out this factor.
@@ -140,7 +141,7 @@ def poly_loss(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     epsilon: float = 1.0,
     per_image: bool = False,
@@ -152,7 +153,7 @@ def poly_loss(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, or multilabel targets `[N, H, W, K]`.
-        ignore_index: The label of ignored pixels and entries; any integer, also negative.
+        ignore_index: The label of ignored pixels and entries, any integer; several such labels, or None for none.
         class_weights: `[max(K, 2)]`, not negative; ones by default.
         epsilon: $\epsilon$, at least -1; 0 gives the cross-entropy.
         per_image: Whether to average the means of the images instead of pooling their pixels.

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from jaxseg.ignored import Ignored
 from jaxseg.losses.reduce import weighted_mean
 from jaxseg.losses.region import check_not_negative, overlaps, region_weights
 from jaxseg.losses.targets import ClassWeights, read_soft_masks
@@ -12,7 +13,7 @@ def generalized_dice_loss(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     smooth: float = 0.0,
     per_image: bool = False,
@@ -27,7 +28,7 @@ def generalized_dice_loss(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, multilabel or soft targets `[N, H, W, K]`.
-        ignore_index: The label of what counts for nothing; any integer, negative ones too.
+        ignore_index: The label of what counts for nothing, any integer; several such labels, or None for none.
         class_weights: $\omega$, `[max(K, 2)]`; ones by default. For K = 1 there is one class and nothing to weigh.
         smooth: $s$, not negative, in units of the largest $w_c$.
         per_image: Whether sums run over each image by itself, and the mean over the images with truth.

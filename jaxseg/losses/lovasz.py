@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxseg.ignored import Ignored
 from jaxseg.losses.reduce import weighted_mean
 from jaxseg.losses.region import region_weights
 from jaxseg.losses.targets import ClassWeights, SoftMasks, read_soft_masks
@@ -28,7 +29,7 @@ def lovasz_softmax_loss(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     per_image: bool = True,
     present_only: bool = True,
@@ -40,7 +41,7 @@ def lovasz_softmax_loss(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, multilabel or soft targets `[N, H, W, K]`.
-        ignore_index: The label of what counts for nothing; any integer, negative ones too.
+        ignore_index: The label of what counts for nothing, any integer; several such labels, or None for none.
         class_weights: `[max(K, 2)]`, the weights of the mean over classes. For K = 1 there is one term and nothing to weigh.
         per_image: Whether errors are sorted in each image by itself, and the losses of images averaged.
         present_only: Whether a class that an image has no pixel of is left out of the image's mean over classes;
@@ -71,7 +72,7 @@ def lovasz_hinge_loss(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     per_image: bool = True,
     present_only: bool = False,
@@ -81,7 +82,7 @@ def lovasz_hinge_loss(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, each class against the rest; multilabel or soft targets `[N, H, W, K]`.
-        ignore_index: The label of what counts for nothing; any integer, negative ones too.
+        ignore_index: The label of what counts for nothing, any integer; several such labels, or None for none.
         class_weights: `[max(K, 2)]`, the weights of the mean over classes. For K = 1 there is one term and nothing to weigh.
         per_image: Whether errors are sorted in each image by itself, and the losses of images averaged.
         present_only: Whether a class that an image has no pixel of is left out of the image's mean over classes;

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from jaxseg import collective
+from jaxseg.ignored import Ignored
 from jaxseg.losses.reduce import sums, sums_per_image, weighted_mean
 from jaxseg.losses.region import check_not_negative, region_weights
 from jaxseg.losses.targets import ClassWeights, read_soft_masks
@@ -13,7 +14,7 @@ def mcc_loss(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     smooth: float = 1e-5,
     per_image: bool = False,
@@ -28,7 +29,7 @@ def mcc_loss(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, multilabel or soft targets `[N, H, W, K]`.
-        ignore_index: The label of what counts for nothing; any integer, negative ones too.
+        ignore_index: The label of what counts for nothing, any integer; several such labels, or None for none.
         class_weights: `[max(K, 2)]`, the weights of the mean over classes. For K = 1 there is one term and nothing to weigh.
         smooth: $s$, not negative, which is added to each of the four.
         per_image: Whether sums run over each image by itself.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxseg.errors import InputError
+from jaxseg.ignored import Ignored
 from jaxseg.losses.pixelwise import pixel_terms
 from jaxseg.losses.reduce import count_at_least, kth_largest, weighted_mean
 from jaxseg.losses.targets import ClassWeights, read_targets
@@ -19,7 +20,7 @@ def ohem_cross_entropy(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     threshold: float = 0.7,
     min_kept: int = 100_000,
@@ -32,7 +33,7 @@ def ohem_cross_entropy(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, or multilabel targets `[N, H, W, K]`, whose entries are selected one by one.
-        ignore_index: The label of ignored pixels and entries; any integer, also negative.
+        ignore_index: The label of ignored pixels and entries, any integer; several such labels, or None for none.
         class_weights: `[max(K, 2)]`, not negative; ones by default. They weight the mean, not the selection.
         threshold: $t$ in `[0, 1]`, a probability.
         min_kept: The smallest number of selected pixels, at least 1, in each image or in the global batch.
@@ -73,7 +74,7 @@ def topk_cross_entropy(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     fraction: float = 0.1,
     per_image: bool = True,
@@ -83,7 +84,7 @@ def topk_cross_entropy(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, or multilabel targets `[N, H, W, K]`, whose entries are selected one by one.
-        ignore_index: The label of ignored pixels and entries; any integer, also negative.
+        ignore_index: The label of ignored pixels and entries, any integer; several such labels, or None for none.
         class_weights: `[max(K, 2)]`, not negative; ones by default. They weight the mean, not the selection.
         fraction: The fraction f of the pixels that are not ignored, in `(0, 1]`; of n pixels $\max(\lfloor f n \rfloor, 1)$.
         per_image: Whether pixels are selected in each image, or in the global batch.
@@ -122,7 +123,7 @@ def _mean_of_selected(
     select: Callable[[Array, Array], Array],
     logits: Array,
     labels: Array,
-    ignore_index: int,
+    ignore_index: Ignored,
     class_weights: ClassWeights | None,
     per_image: bool,
 ) -> Array:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.errors import InputError
+from jaxseg.ignored import Ignored
 from jaxseg.losses.nll import (
     nll_of_binary_distribution,
     nll_of_binary_labels,
@@ -30,7 +31,7 @@ def softmax_cross_entropy(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     label_smoothing: float = 0.0,
 ) -> Array:
@@ -42,7 +43,7 @@ def softmax_cross_entropy(
         logits: `[N, H, W, K]`, any floating type, K >= 2.
         labels: `[N, H, W]` integers, `0..K-1` or `ignore_index`; or `[N, H, W, K]` floating, the probability $y_c$ of each
             class, which carry no gradient.
-        ignore_index: The label of ignored pixels; any integer, also negative.
+        ignore_index: The label of ignored pixels, any integer; several such labels, or None for none.
         class_weights: `[K]`, not negative; ones by default.
         label_smoothing: $\epsilon$ in `[0, 1]`, the part of the target that is spread over all classes.
 
@@ -74,7 +75,7 @@ def sigmoid_cross_entropy(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     label_smoothing: float = 0.0,
     pos_weight: float | Array = 1.0,
@@ -89,7 +90,7 @@ def sigmoid_cross_entropy(
         logits: `[N, H, W, K]`, any floating type.
         labels: For K = 1, `[N, H, W]` of 0, 1 or `ignore_index`. For K > 1, multilabel `[N, H, W, K]` of the same values, or
             class ids `[N, H, W]`, which are read as one class against the rest. Floating labels are probabilities.
-        ignore_index: The label of ignored pixels and entries; any integer, also negative.
+        ignore_index: The label of ignored pixels and entries, any integer; several such labels, or None for none.
         class_weights: For K = 1, `[2]`, the weights of label 0 and label 1; otherwise `[K]`. Not negative, ones by default.
         label_smoothing: $\epsilon$ in `[0, 1]`.
         pos_weight: $\omega$, a number or `[K]`, as in torch; unlike a class weight it is not part of the mean's denominator.
@@ -119,7 +120,7 @@ def cross_entropy(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     label_smoothing: float = 0.0,
     pos_weight: float | Array = 1.0,
@@ -136,7 +137,7 @@ def cross_entropy(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids, multilabel or soft targets: see `jaxseg.losses.targets`.
-        ignore_index: The label of ignored pixels and entries; any integer, also negative.
+        ignore_index: The label of ignored pixels and entries, any integer; several such labels, or None for none.
         class_weights: `[max(K, 2)]`, not negative; ones by default.
         label_smoothing: The part of the target that is spread over all classes, in `[0, 1]`.
         pos_weight: For sigmoids only: the factor of the loss of label 1.

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxseg import collective
 from jaxseg.errors import InputError
+from jaxseg.ignored import Ignored
 from jaxseg.losses.nll import power
 from jaxseg.losses.reduce import sums, sums_per_image, weighted_mean
 from jaxseg.losses.targets import ClassWeights, SoftMasks, check_class_weights, read_soft_masks
@@ -27,7 +28,7 @@ def dice_loss(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     smooth: float = 0.0,
     per_image: bool = False,
@@ -39,7 +40,7 @@ def dice_loss(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, multilabel or soft targets `[N, H, W, K]`.
-        ignore_index: The label of what counts for nothing; any integer, negative ones too.
+        ignore_index: The label of what counts for nothing, any integer; several such labels, or None for none.
         class_weights: `[max(K, 2)]`, the weights of the mean over classes. For K = 1 there is one term and nothing to weigh.
         smooth: $s$, not negative.
         per_image: Whether sums run over each image by itself.
@@ -72,7 +73,7 @@ def jaccard_loss(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     smooth: float = 0.0,
     per_image: bool = False,
@@ -84,7 +85,7 @@ def jaccard_loss(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, multilabel or soft targets `[N, H, W, K]`.
-        ignore_index: The label of what counts for nothing; any integer, negative ones too.
+        ignore_index: The label of what counts for nothing, any integer; several such labels, or None for none.
         class_weights: `[max(K, 2)]`, the weights of the mean over classes. For K = 1 there is one term and nothing to weigh.
         smooth: $s$, not negative.
         per_image: Whether sums run over each image by itself.
@@ -115,7 +116,7 @@ def tversky_loss(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     alpha: float = 0.3,
     beta: float = 0.7,
@@ -131,7 +132,7 @@ def tversky_loss(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, multilabel or soft targets `[N, H, W, K]`.
-        ignore_index: The label of what counts for nothing; any integer, negative ones too.
+        ignore_index: The label of what counts for nothing, any integer; several such labels, or None for none.
         class_weights: `[max(K, 2)]`, the weights of the mean over classes. For K = 1 there is one term and nothing to weigh.
         alpha: $\alpha$, the price of false positives, not negative.
         beta: $\beta$, the price of false negatives, not negative.
@@ -161,7 +162,7 @@ def focal_tversky_loss(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     alpha: float = 0.3,
     beta: float = 0.7,
@@ -176,7 +177,7 @@ def focal_tversky_loss(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, multilabel or soft targets `[N, H, W, K]`.
-        ignore_index: The label of what counts for nothing; any integer, negative ones too.
+        ignore_index: The label of what counts for nothing, any integer; several such labels, or None for none.
         class_weights: `[max(K, 2)]`, the weights of the mean over classes. For K = 1 there is one term and nothing to weigh.
         alpha: The price of false positives, not negative.
         beta: The price of false negatives, not negative.
@@ -215,7 +216,7 @@ def log_cosh_dice_loss(
     logits: Array,
     labels: Array,
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     smooth: float = 0.0,
     per_image: bool = False,
@@ -225,7 +226,7 @@ def log_cosh_dice_loss(
     Args:
         logits: `[N, H, W, K]`, any floating type.
         labels: Class ids `[N, H, W]`, multilabel or soft targets `[N, H, W, K]`.
-        ignore_index: The label of what counts for nothing; any integer, negative ones too.
+        ignore_index: The label of what counts for nothing, any integer; several such labels, or None for none.
         class_weights: `[max(K, 2)]`, the weights of the mean over classes, which is taken first.
         smooth: $s$ of `dice_loss`, not negative.
         per_image: Whether sums run over each image by itself.
@@ -259,7 +260,7 @@ def mean_over_classes(
     loss: Callable[[Array, Array, Array], Array],
     logits: Array,
     labels: Array,
-    ignore_index: int,
+    ignore_index: Ignored,
     class_weights: ClassWeights | None,
     per_image: bool,
 ) -> Array:

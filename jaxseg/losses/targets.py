@@ -8,10 +8,12 @@ r"""Interpretation of labels by all losses: their shape and type select a softma
 | `[N, H, W, K]` floating | `[N, H, W, K]`, K >= 2 | soft multiclass: a probability for each class, which sum to 1 |
 | `[N, H, W]` or `[N, H, W, 1]` floating | `[N, H, W, 1]` | soft binary: the probability of label 1 |
 
-`ignore_index` may appear anywhere: it excludes the pixel or, in multilabel targets, the single entry.
+`ignore_index` may appear anywhere: it excludes the pixel or, in multilabel targets, the single entry. It may be several
+labels, or None where every pixel counts.
 
 - Ignored pixels influence neither the value nor the gradient, even where their logits are infinite or NaN.
-- A label that is neither a class nor `ignore_index` (for soft labels, a value outside `[0, 1]`) makes the loss NaN: nothing
+- A label that is neither a class nor `ignore_index` (for soft labels, a value outside `[0, 1]` by more than
+  rounding, 1e-5 or two units of its type's last digit) makes the loss NaN: nothing
   can be raised under `jit`, and a plausible wrong number would go unnoticed. Data loaders and the command line check labels
   on the host.
 - Losses are computed in `promote_types(float32, logits.dtype)`. Labels carry no gradient.
@@ -26,6 +28,7 @@ import numpy as np
 from jax import lax
 
 from jaxseg.errors import InputError
+from jaxseg.ignored import Ignored, is_ignored
 from jaxseg.losses.nll import widen
 from jaxseg.typing import Array
 
@@ -67,7 +70,7 @@ class SoftMasks(NamedTuple):
     valid: Array
 
 
-def read_targets(logits: Array, labels: Array, ignore_index: int) -> Targets:
+def read_targets(logits: Array, labels: Array, ignore_index: Ignored) -> Targets:
     """Reads labels by the table of this module.
 
     Args:
@@ -90,7 +93,7 @@ def read_targets(logits: Array, labels: Array, ignore_index: int) -> Targets:
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise InputError(f"logits must be floating, not {logits.dtype}")
     num_classes, soft = logits.shape[-1], jnp.issubdtype(labels.dtype, jnp.floating)
-    labels = lax.stop_gradient(widen(labels)) if soft else labels.astype(jnp.int32)
+    labels = _probabilities(labels) if soft else labels.astype(jnp.int32)
     if soft and labels.shape != logits.shape and num_classes > 1:
         raise InputError(
             f"floating labels are probabilities of classes, [N, H, W, {num_classes}], not {labels.shape}: "
@@ -100,13 +103,13 @@ def read_targets(logits: Array, labels: Array, ignore_index: int) -> Targets:
         return _sigmoid_targets(logits, labels.reshape(logits.shape), ignore_index)
     if soft:
         return _soft_targets(logits, labels, ignore_index)
-    valid = labels != ignore_index
+    valid = ~is_ignored(labels, ignore_index)
     in_range = valid & (labels >= 0) & (labels < num_classes)
     labels = jnp.where(in_range, labels, 0)
     return Targets(_safe_logits(logits, valid, in_range), labels, valid, in_range, False)
 
 
-def read_one_vs_rest(logits: Array, labels: Array, ignore_index: int) -> Targets:
+def read_one_vs_rest(logits: Array, labels: Array, ignore_index: Ignored) -> Targets:
     """Reads labels for one sigmoid per class; entry c of a class id is 1 where the id is c, and 0 elsewhere.
 
     Args:
@@ -122,7 +125,7 @@ def read_one_vs_rest(logits: Array, labels: Array, ignore_index: int) -> Targets
         return targets
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if targets.labels.ndim == 4:
-        return _sigmoid_targets(logits, lax.stop_gradient(widen(labels)), ignore_index)
+        return _sigmoid_targets(logits, _probabilities(labels), ignore_index)
     one_hot = jax.nn.one_hot(targets.labels, logits.shape[-1], dtype=jnp.int32)
     valid, in_range = (
         jnp.broadcast_to(x[..., None], logits.shape) for x in (targets.valid, targets.in_range)
@@ -130,7 +133,7 @@ def read_one_vs_rest(logits: Array, labels: Array, ignore_index: int) -> Targets
     return Targets(_safe_logits(logits, valid, in_range), one_hot, valid, in_range, True)
 
 
-def read_soft_masks(logits: Array, labels: Array, ignore_index: int) -> SoftMasks:
+def read_soft_masks(logits: Array, labels: Array, ignore_index: Ignored) -> SoftMasks:
     """Reads logits and labels into the predicted and the true mask of each class.
 
     Args:
@@ -178,16 +181,24 @@ def check_class_weights(class_weights: ClassWeights | None, num_classes: int, dt
     return jnp.asarray(class_weights, dtype)
 
 
-def _sigmoid_targets(logits: Array, labels: Array, ignore_index: int) -> Targets:
-    valid = labels != ignore_index
+def _probabilities(labels: Array) -> Array:
+    """Returns soft labels in float32 or wider; those that rounding took out of `[0, 1]` are 0 and 1."""
+    tolerance = max(1e-5, 2 * float(jnp.finfo(labels.dtype).eps))
+    labels = lax.stop_gradient(widen(labels))
+    above, below = (labels > 1) & (labels <= 1 + tolerance), (labels < 0) & (labels >= -tolerance)
+    return jnp.where(above, 1, jnp.where(below, 0, labels))
+
+
+def _sigmoid_targets(logits: Array, labels: Array, ignore_index: Ignored) -> Targets:
+    valid = ~is_ignored(labels, ignore_index)
     in_range = valid & (labels >= 0) & (labels <= 1)
     if jnp.issubdtype(labels.dtype, jnp.floating):
         labels = jnp.where(in_range, labels.astype(widen(logits).dtype), 0)
     return Targets(_safe_logits(logits, valid, in_range), labels, valid, in_range, True)
 
 
-def _soft_targets(logits: Array, labels: Array, ignore_index: int) -> Targets:
-    valid = (labels != ignore_index).all(-1)
+def _soft_targets(logits: Array, labels: Array, ignore_index: Ignored) -> Targets:
+    valid = ~is_ignored(labels, ignore_index).any(-1)
     in_range = valid & ((labels >= 0) & (labels <= 1)).all(-1)
     labels = jnp.where(in_range[..., None], labels.astype(widen(logits).dtype), 0)
     return Targets(_safe_logits(logits, valid, in_range), labels, valid, in_range, False)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxseg import registry
 from jaxseg.errors import InputError
+from jaxseg.ignored import Ignored
 from jaxseg.losses.registry import LOSSES, names
 from jaxseg.losses.targets import ClassWeights
 from jaxseg.typing import Array, Batch, Logs, LossFn, Output
@@ -17,7 +18,7 @@ from jaxseg.typing import Array, Batch, Logs, LossFn, Output
 def make_loss_fn(
     weights: Mapping[str, float],
     *,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     class_weights: ClassWeights | None = None,
     aux_weight: float = 0.4,
     aux_weights: Sequence[float] | None = None,
@@ -30,7 +31,7 @@ def make_loss_fn(
     Args:
         weights: $\omega_j$ by name of the loss, such as `{"cross_entropy": 1.0, "dice": 0.5}`. A name is one of `names()`, or
             `"package.module:function"` for a loss of your own: `(logits, labels, *, ignore_index, class_weights) -> scalar`.
-        ignore_index: The label of pixels that are not counted.
+        ignore_index: The label of pixels that are not counted, several, or None for none.
         class_weights: `[max(K, 2)]` for every loss; ones by default.
         aux_weight: $\alpha_h$, the weight of each auxiliary head.
         aux_weights: $\alpha_h$ of each auxiliary head in turn (deep supervision), instead of one for all.

@@ -13,6 +13,7 @@ import math
 import jax.numpy as jnp
 
 from jaxseg.errors import InputError
+from jaxseg.ignored import Ignored
 from jaxseg.metrics.edges import Masks, class_edges, count, near, score_classes, within
 from jaxseg.typing import Array
 
@@ -22,7 +23,7 @@ def boundary_iou(
     labels: Array,
     predictions: Array,
     num_classes: int,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     dilation_ratio: float = 0.02,
 ) -> Array:
     r"""The intersection over union of what lies within d pixels of the boundary of each mask.
@@ -37,7 +38,7 @@ def boundary_iou(
         labels: `[N, H, W]`, any integer type, the truth.
         predictions: `[N, H, W]`, any integer type, class ids, such as those returned by `labels_from_logits`.
         num_classes: K of the logits; 1 stands for one sigmoid, whose classes are 0 and 1.
-        ignore_index: The label of pixels that are not counted.
+        ignore_index: The label of pixels that are not counted, several, or None for none.
         dilation_ratio: r, the distance d in image diagonals; the paper has 0.02 for COCO and LVIS, and 0.005 for the
             larger images of Cityscapes.
 
@@ -83,7 +84,7 @@ def boundary_f_score(
     labels: Array,
     predictions: Array,
     num_classes: int,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     tolerance: float | None = None,
 ) -> Array:
     r"""The harmonic mean of how much of each edge is close to the other one (BF score, contour matching score).
@@ -97,7 +98,7 @@ def boundary_f_score(
         labels: `[N, H, W]`, any integer type, the truth.
         predictions: `[N, H, W]`, any integer type, class ids, such as those returned by `labels_from_logits`.
         num_classes: K of the logits; 1 stands for one sigmoid, whose classes are 0 and 1.
-        ignore_index: The label of pixels that are not counted; they are in no mask and make no edge.
+        ignore_index: The label of pixels that are not counted, several, or None for none; they are in no mask and make no edge.
         tolerance: $\theta$ in pixels; None is $0.0075 \sqrt{H^2 + W^2}$, as in the paper.
 
     Returns:

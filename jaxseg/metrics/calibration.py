@@ -22,9 +22,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.errors import InputError
+from jaxseg.ignored import Ignored
 from jaxseg.metrics import exact_integers
 from jaxseg.metrics.histogram import bin_of, histogram
-from jaxseg.metrics.predictions import Ignored, as_int32, counted, widened
+from jaxseg.metrics.predictions import as_int32, counted, widened
 from jaxseg.metrics.probability_sums import sums_by_bin
 from jaxseg.typing import Array
 
@@ -96,7 +97,7 @@ class Calibration:
             logits: `[N, H, W, K]`, any floating type; of averaged probabilities (several models, flips, tiles) their
                 logarithms, which are logits of them.
             labels: `[N, H, W]`, any integer type: `0..max(K, 2)-1` or ignored.
-            ignore_index: The label of pixels that are not counted, or several such labels.
+            ignore_index: The label of pixels that are not counted, several such labels, or None for none.
 
         Returns:
             New sums. A label that is no class is not counted.

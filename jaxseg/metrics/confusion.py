@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.errors import InputError
+from jaxseg.ignored import Ignored
 from jaxseg.metrics import exact_integers
 from jaxseg.metrics.histogram import histogram
-from jaxseg.metrics.predictions import Ignored, as_int32, counted
+from jaxseg.metrics.predictions import as_int32, counted
 from jaxseg.typing import Array
 
 
@@ -59,7 +60,7 @@ class ConfusionMatrix:
             num_classes: K of the logits, as for `zero`.
             labels: `[N, H, W]`, any integer type, the truth.
             predictions: `[N, H, W]`, any integer type, class ids.
-            ignore_index: The label of pixels that are not counted, or several.
+            ignore_index: The label of pixels that are not counted, several, or None for none.
 
         Returns:
             Counts `[N, K, K]`: 12 N K K bytes, or 4 where only a score is computed from them under jit.
@@ -90,7 +91,7 @@ class ConfusionMatrix:
         Args:
             labels: `[N, H, W]`, any integer type, the truth.
             predictions: `[N, H, W]`, any integer type, class ids, such as those returned by `labels_from_logits`.
-            ignore_index: The label of pixels that are not counted, or several such labels.
+            ignore_index: The label of pixels that are not counted, several such labels, or None for none.
 
         Returns:
             New counts. A label or a prediction that is no class is not counted anywhere: values can be checked on the

@@ -19,6 +19,7 @@ from jax import lax
 
 from jaxseg.distance import distance_transform
 from jaxseg.errors import InputError
+from jaxseg.ignored import Ignored, is_ignored
 from jaxseg.typing import Array
 
 
@@ -44,7 +45,7 @@ def score_classes(
     labels: Array,
     predictions: Array,
     num_classes: int,
-    ignore_index: int,
+    ignore_index: Ignored,
 ) -> Array:
     """A score of each image and class, one class after the other, so that memory does not grow with their number.
 
@@ -53,7 +54,7 @@ def score_classes(
         labels: `[N, H, W]`, any integer type, the truth.
         predictions: `[N, H, W]`, any integer type.
         num_classes: K of the logits; 1 stands for one sigmoid, whose classes are 0 and 1.
-        ignore_index: The label of pixels that are not counted.
+        ignore_index: The label of pixels that are not counted, several, or None for none.
 
     Returns:
         `[N, max(K, 2)]` float32 (float64 under x64); NaN for classes that are in none of the masks.
@@ -72,7 +73,7 @@ def score_classes(
     if num_classes < 1:
         raise InputError(f"num_classes is {num_classes}, there must be 1 or more")
     labels, predictions = labels.astype(jnp.int32), predictions.astype(jnp.int32)
-    counted = labels != ignore_index
+    counted = ~is_ignored(labels, ignore_index)
     dtype = jnp.result_type(float)
 
     def present(masks: Masks, number: Array) -> Array:

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.errors import InputError
+from jaxseg.ignored import Ignored
 from jaxseg.metrics import exact_integers
 from jaxseg.metrics.histogram import histogram
-from jaxseg.metrics.predictions import Ignored, as_int32, counted
+from jaxseg.metrics.predictions import as_int32, counted
 from jaxseg.typing import Array
 
 
@@ -57,7 +58,7 @@ class MultilabelCounts:
         Args:
             labels: `[N, H, W, K]`, any integer type: 0, 1 or `ignore_index`.
             predictions: `[N, H, W, K]`, any integer type: 0 or 1.
-            ignore_index: The label of what is not counted, or several.
+            ignore_index: The label of what is not counted, several, or None for none.
 
         Raises:
             InputError: For the same reasons as `update`.
@@ -78,7 +79,7 @@ class MultilabelCounts:
         Args:
             labels: `[N, H, W, K]`, any integer type, the truth: 0, 1 or `ignore_index`.
             predictions: `[N, H, W, K]`, any integer type, 0 or 1, such as those returned by `multilabel_from_logits`.
-            ignore_index: The label of what is not counted, or several such labels.
+            ignore_index: The label of what is not counted, several such labels, or None for none.
 
         Returns:
             New counts. A label or a prediction that is neither 0 nor 1 is not counted.

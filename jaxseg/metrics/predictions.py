@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.errors import InputError
+from jaxseg.ignored import Ignored, is_ignored
 from jaxseg.typing import Array
-
-Ignored = int | Sequence[int]
-"""The label of pixels that count nowhere, or several such labels; `()` for none."""
 
 
 def labels_from_logits(logits: Array, *, threshold: float = 0.5) -> Array:
@@ -107,11 +105,7 @@ def map_labels(labels: Array, table: Sequence[int], *, ignore_index: int = 255) 
 
 def counted(labels: Array, ignore_index: Ignored, size: int) -> Array:
     """Where an int32 label is one of `0..size-1` and none of those that are ignored."""
-    valid = (labels >= 0) & (labels < size)
-    for value in (ignore_index,) if isinstance(ignore_index, int | np.integer) else ignore_index:
-        if 0 <= value < size:
-            valid &= labels != int(value)
-    return valid
+    return (labels >= 0) & (labels < size) & ~is_ignored(labels, ignore_index)
 
 
 def as_int32(array: Array, name: str) -> Array:

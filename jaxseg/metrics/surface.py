@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from jaxseg.errors import InputError
+from jaxseg.ignored import Ignored
 from jaxseg.metrics.edges import Masks, class_edges, count, score_classes, within
 from jaxseg.typing import Array
 
@@ -28,7 +29,7 @@ def normalized_surface_dice(
     predictions: Array,
     num_classes: int,
     tolerance: float | Sequence[float],
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     spacing: tuple[float, float] = (1.0, 1.0),
 ) -> Array:
     r"""The share of both edges that is within a tolerance of the other one (NSD, surface Dice).
@@ -40,7 +41,7 @@ def normalized_surface_dice(
         predictions: `[N, H, W]`, any integer type, class ids, such as those returned by `labels_from_logits`.
         num_classes: K of the logits; 1 stands for one sigmoid, whose classes are 0 and 1.
         tolerance: $\tau$ in units of `spacing`, one for all classes or `max(K, 2)` of them.
-        ignore_index: The label of pixels that are not counted; they are in no mask and make no edge.
+        ignore_index: The label of pixels that are not counted, several, or None for none; they are in no mask and make no edge.
         spacing: The height and the width of a pixel.
 
     Returns:
@@ -92,7 +93,7 @@ def hausdorff_distance(
     labels: Array,
     predictions: Array,
     num_classes: int,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     percentile: float = 100.0,
     spacing: tuple[float, float] = (1.0, 1.0),
 ) -> Array:
@@ -106,7 +107,7 @@ def hausdorff_distance(
         labels: `[N, H, W]`, any integer type, the truth.
         predictions: `[N, H, W]`, any integer type, class ids, such as those returned by `labels_from_logits`.
         num_classes: K of the logits; 1 stands for one sigmoid, whose classes are 0 and 1.
-        ignore_index: The label of pixels that are not counted; they are in no mask and make no edge.
+        ignore_index: The label of pixels that are not counted, several, or None for none; they are in no mask and make no edge.
         percentile: q, from 0 to 100, of each direction by itself.
         spacing: The height and the width of a pixel, in the unit of the result.
 
@@ -156,7 +157,7 @@ def average_symmetric_surface_distance(
     labels: Array,
     predictions: Array,
     num_classes: int,
-    ignore_index: int = 255,
+    ignore_index: Ignored = 255,
     spacing: tuple[float, float] = (1.0, 1.0),
 ) -> Array:
     r"""The mean distance of a pixel on either edge to the other edge (ASSD), over both edges together.
@@ -167,7 +168,7 @@ def average_symmetric_surface_distance(
         labels: `[N, H, W]`, any integer type, the truth.
         predictions: `[N, H, W]`, any integer type, class ids, such as those returned by `labels_from_logits`.
         num_classes: K of the logits; 1 stands for one sigmoid, whose classes are 0 and 1.
-        ignore_index: The label of pixels that are not counted; they are in no mask and make no edge.
+        ignore_index: The label of pixels that are not counted, several, or None for none; they are in no mask and make no edge.
         spacing: The height and the width of a pixel, in the unit of the result.
 
     Returns:

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.errors import InputError
+from jaxseg.ignored import Ignored
 from jaxseg.metrics import exact_integers
 from jaxseg.metrics.confusion_counts import ConfusionCounts
 from jaxseg.metrics.histogram import bin_of, edges, histogram
-from jaxseg.metrics.predictions import Ignored, as_int32, counted
+from jaxseg.metrics.predictions import as_int32, counted
 from jaxseg.metrics.scores import ScoreFn, precision, ratio, recall, sum_in_pairs
 from jaxseg.typing import Array
 
@@ -84,7 +85,7 @@ class ThresholdSweep:
                 `[N, H, W, K]` of 0 and 1 for classes that do not exclude each other. Any integer type.
             probabilities: `[N, H, W, K]`, floating, in `[0, 1]`: `jax.nn.sigmoid` or `jax.nn.softmax` of logits. Below 0
                 counts as 0, and so does what is not a number.
-            ignore_index: The label of what is not counted, or several such labels.
+            ignore_index: The label of what is not counted, several such labels, or None for none.
 
         Returns:
             New counts.

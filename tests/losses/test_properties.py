@@ -222,3 +222,36 @@ def test_a_gradient_moves_no_probability_in_or_out(seed, scale):
     """A softmax does not change when all logits of a pixel move together."""
     _, gradient = compiled("cross_entropy")(*drawn("multiclass", seed, scale))
     np.testing.assert_allclose(np.asarray(gradient).sum(-1), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.sample(4)
+def test_several_ignored_labels_are_one_and_none_ignores_nothing(name):
+    logits, labels = drawn("multiclass", 3, 1.0)
+    two = np.where((labels == IGNORED) & (np.arange(3) > 0), -1, labels)
+    expected = float(LOSSES[name](logits, labels))
+    assert float(LOSSES[name](logits, two, ignore_index=(-1, IGNORED))) == expected
+    clean = np.where(labels == IGNORED, 0, labels)
+    everything = float(LOSSES[name](logits, clean, ignore_index=None))
+    assert everything == float(LOSSES[name](logits, clean)) != expected
+
+
+HARD = {"focal", "ohem", "poly", "topk", "lovasz_softmax", "lovasz_hinge"}  # need class ids
+SOFT = [name for name in LOSSES if name not in HARD]
+
+
+@pytest.mark.parametrize("name", SOFT)
+@pytest.mark.sample(4)
+def test_rounding_of_soft_labels_is_no_mistake_and_more_is(name):
+    """0.1 added ten times in float32 is 1.0000001."""
+    logits, labels = drawn("multiclass", 3, 1.0, ignored=0.0)
+    exact = jax.nn.one_hot(np.where(labels == IGNORED, 0, labels), K)
+    tenth = np.float32(exact) * np.float32(0.1)
+    summed = functools.reduce(np.add, [tenth] * 10)
+    assert summed.max() > 1
+    loss = LOSSES[name]
+    np.testing.assert_allclose(
+        loss(logits, summed - np.float32(1e-7)), loss(logits, exact), rtol=1e-5
+    )
+    np.testing.assert_allclose(loss(logits, summed), loss(logits, exact), rtol=1e-5)
+    assert np.isnan(loss(logits, summed * np.float32(1.07)))

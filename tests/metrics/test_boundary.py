@@ -10,6 +10,7 @@ from scipy import ndimage
 from jaxseg.errors import InputError
 from jaxseg.metrics.boundary import boundary_f_score, boundary_iou
 from jaxseg.metrics.edges import Masks, class_edges, near
+from jaxseg.metrics.surface import average_symmetric_surface_distance, hausdorff_distance
 
 CLASSES = 4
 SHAPE = (7, 17, 23)
@@ -292,3 +293,16 @@ def test_bad_distances_are_named(value):
     if value != 0:
         with pytest.raises(InputError, match=f"tolerance is {value}"):
             boundary_f_score(labels=image, predictions=image, num_classes=2, tolerance=value)
+
+
+@pytest.mark.parametrize("score", [*SCORES, hausdorff_distance, average_symmetric_surface_distance])
+@pytest.mark.sample(2)
+def test_several_ignored_labels_are_one_and_none_ignores_nothing(score):
+    labels, predictions = cases(ignored=True)
+    two = np.where((labels == 255) & (np.arange(SHAPE[2]) % 2 == 0), -1, labels)
+    kwargs = {"predictions": predictions, "num_classes": CLASSES}
+    expected = score(labels=labels, **kwargs)
+    np.testing.assert_array_equal(score(labels=two, ignore_index=(-1, 255), **kwargs), expected)
+    everything = score(labels=labels, ignore_index=None, **kwargs)
+    np.testing.assert_array_equal(everything, score(labels=labels, ignore_index=77, **kwargs))
+    assert not np.array_equal(everything, expected, equal_nan=True)
