@@ -172,7 +172,8 @@ class TrainRecipe:
     rematerialize: bool = False
     """Keep the results of convolutions and compute the maps between them again for the gradient, to save memory."""
     ema_decay: float | None = None
-    """Fraction of an average of the parameters that a step retains, such as 0.999; the average is then evaluated."""
+    """Fraction of an average of the parameters that a step retains, such as 0.999; less in the first steps. The average is
+    then evaluated."""
     log_every: int = 10
     """Steps between two lines of the log."""
     max_skipped: int = 10

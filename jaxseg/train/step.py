@@ -45,7 +45,8 @@ def make_train_step(
         preprocess: Maps `batch["image"]` to the input of the model, on the device, such as `data.normalize(...)`.
         frozen_statistics: Prefixes of the paths of BatchNorm layers that use their running statistics and do not update
             them, such as `("encoder",)`; `("",)` for all layers.
-        ema_decay: The decay of the averaged parameters, in `[0, 1)`, for states with an average.
+        ema_decay: The decay of the averaged parameters, in `[0, 1)`, for states with an average. Step t has the decay
+            `min(ema_decay, (1 + t) / (10 + t))`, as in TensorFlow, so that short runs do not end near their random start.
         micro_batches: The number of parts of each device's images, of which one is in memory at a time. The gradient is that of
             the whole batch, for every loss; batch normalization sees micro-batches.
         remat: A policy of `jax.checkpoint` that says what the forward pass saves for the backward pass, such as
@@ -136,11 +137,17 @@ def make_train_step(
             norm = global_norm(gradient)
             ema = None
             if ema_decay is not None:
-                ema = optax.incremental_update(params, state.ema, 1 - ema_decay)
+                ema = _average(state.ema, params, state.step, ema_decay)
         state = TrainState(state.step + 1, params, batch_stats, opt_state, ema, state.skipped)
         return state, {"loss": loss, "gradient_norm": norm} | logs | counts
 
     return train_step
+
+
+def _average(average: Any, params: Any, step: Array, decay: float) -> Any:
+    """Returns the average with new parameters; the decay rises from 0.1, so that the random start is soon forgotten."""
+    rate = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, p: a + rate.astype(p.dtype) * (p - a), average, params)
 
 
 def _split_counts(logs: Logs) -> tuple[Logs, Logs]:

@@ -1,5 +1,6 @@
 """A train step takes a gradient step, an evaluation step adds up exact totals."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -127,13 +128,15 @@ class TestTrainStep:
         _, logs = step(start(variables, optax.sgd(0.1)), small, KEY)
         assert sorted(logs) == ["gradient_norm", "largest", "loss"]
 
-    def test_ema_decay_averages_parameters(self, plain, small):
+    @pytest.mark.parametrize(("at", "decay"), [(0, 0.1), (5, 0.4), (1000, 0.75)])
+    def test_ema_decay_averages_parameters(self, plain, small, at, decay):
         model, variables = plain
         optimizer = optax.sgd(0.5)
         step = jax.jit(train.make_train_step(model, optimizer, cross_entropy, ema_decay=0.75))
-        first, _ = step(start(variables, optimizer, ema=True), small, KEY)
+        state = dataclasses.replace(start(variables, optimizer, ema=True), step=jnp.int32(at))
+        first, _ = step(state, small, KEY)
         expected = jax.tree.map(
-            lambda old, new: 0.75 * old + 0.25 * new, variables["params"], first.params
+            lambda old, new: decay * old + (1 - decay) * new, variables["params"], first.params
         )
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), first.ema, expected)
 
