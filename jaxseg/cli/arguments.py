@@ -22,6 +22,17 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
     )
 
 
+def path(text: str) -> str:
+    """Returns a path of a command line.
+
+    Raises:
+        ArgumentTypeError: It is empty, as a variable of a shell that is not set.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("empty: is a variable of the shell unset?")
+    return text
+
+
 EVAL_OPTIONS = """Windows, flips and scales, by default those of the run:
   --eval.window HEIGHT WIDTH  --eval.overlap 0.25  --eval.blend {gaussian,constant}
   --eval.flips {horizontal,vertical} ...  --eval.rotations DEGREES ...  --eval.scales FACTOR ...

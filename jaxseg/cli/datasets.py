@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     prog = f"jaxseg datasets {argv[0]}"
     parser = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
     parser.add_argument("--split")
-    parser.add_argument("--out", default="samples.png")
+    parser.add_argument("--out", type=arguments.path, default="samples.png")
     parser.add_argument("--count", type=int, default=8)
     options, fields = parser.parse_known_args(rest)
     recipe = arguments.override(recipe or Recipe(), fields, prog=prog, description=_DESCRIPTION)

@@ -15,10 +15,15 @@ def main(argv: Sequence[str]) -> int:
     """Evaluates the best (or last) checkpoint of a run on one split."""
     parser = arguments.parser("evaluate", "Compute a run's scores again, from its checkpoint.")
     parser.epilog = arguments.EVAL_OPTIONS
-    parser.add_argument("run", help="a run folder")
+    parser.add_argument("run", type=arguments.path, help="a run folder")
     parser.add_argument("--split", help="a split of its data set (default: the validation split)")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
-    parser.add_argument("--data.root", dest="root", help="where the data set is, if it has moved")
+    parser.add_argument(
+        "--data.root",
+        type=arguments.path,
+        dest="root",
+        help="where the data set is, if it has moved",
+    )
     options, fields = parser.parse_known_args(argv)
     folder = runs.RunFolder(options.run)
     recipe = folder.recipe

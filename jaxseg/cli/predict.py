@@ -16,9 +16,9 @@ def main(argv: Sequence[str]) -> int:
         "NAME.overlay.png.",
     )
     parser.epilog = arguments.EVAL_OPTIONS
-    parser.add_argument("run", help="a run folder")
-    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
-    parser.add_argument("--out", required=True, help="the folder to write to")
+    parser.add_argument("run", type=arguments.path, help="a run folder")
+    parser.add_argument("images", type=arguments.path, nargs="+", metavar="IMAGE_OR_FOLDER")
+    parser.add_argument("--out", type=arguments.path, required=True, help="the folder to write to")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
     options, fields = parser.parse_known_args(argv)
     recipe = runs.RunFolder(options.run).recipe

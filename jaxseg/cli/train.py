@@ -28,8 +28,8 @@ Every field of the recipe is an option:"""
 def main(argv: Sequence[str]) -> int:
     """Trains, or continues a run."""
     parser = argparse.ArgumentParser(prog="jaxseg train", add_help=False, allow_abbrev=False)
-    parser.add_argument("--run")
-    parser.add_argument("--resume")
+    parser.add_argument("--run", type=arguments.path)
+    parser.add_argument("--resume", type=arguments.path)
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--topology")
     distributed.add_options(parser)

@@ -72,6 +72,8 @@ def checked(recipe: Recipe) -> Recipe:
     except (TypeError, ValueError) as error:
         raise InputError(f"a recipe holds plain values only: {error}") from error
     recipe = from_dict(json.loads(text))
+    if recipe.data.root == "":
+        raise InputError("data.root is empty: is a variable of the shell unset?")
     least = {
         "train.epochs": 1,
         "train.batch_size": 1,

@@ -178,6 +178,7 @@ def test_help_and_version(capsys):
         (["train", "--loss.class-weights", "1", "2"], "2 class weights for 7 classes"),
         (["train", "--resume=nowhere"], "not a run folder"),
         (["train", "--resume=a", "--run=b"], "give one of them"),
+        (["train", "--data.root="], "is a variable of the shell unset?"),
         (["evaluate", "nowhere"], "not a run folder"),
         (["predict", "nowhere", "x.png", "--out=y"], "not a run folder"),
         (["datasets", "chekc"], "did you mean 'check'"),
@@ -188,6 +189,27 @@ def test_bad_input(arguments, message, capsys, tmp_path, monkeypatch):
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
     assert not any(tmp_path.iterdir())  # nothing half-made is left behind
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--run="],
+        ["train", "--resume", ""],
+        ["evaluate", ""],
+        ["evaluate", "run", "--data.root="],
+        ["predict", "run", "", "--out=out"],
+        ["predict", "run", "x.png", "--out="],
+        ["report", ""],
+    ],
+)
+def test_empty_paths_are_refused(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "is a variable of the shell unset?" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
 
 
 def test_unknown_options_say_what_would_work(capsys):
