@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from jaxseg.errors import InputError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
 
+_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
+"""Decoders of PIL that are asked: others may start programs, such as Ghostscript for EPS, whatever the file's name is."""
 MAX_PIXELS = 2**27
 """Images of more pixels (11,585 x 11,585) are refused after reading the header, before decoding."""
+_MAX_PAGES = 64
+_SUBFILE_TYPE, _REDUCED_OR_MASK = 254, 0b101  # a tag of TIFF, and two of its bits
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
 """Factors by which PIL scales grey of 2 and 4 bits to 0..255; ids are the values in the file."""
 
@@ -98,16 +102,18 @@ def _open(file: str | Path | bytes, name: str) -> Iterator[Image.Image]:
         size = len(file) if isinstance(file, bytes) else os.stat(file).st_size
         if size == 0:
             raise InputError(f"{name} is empty (0 bytes)")
-        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        stream = io.BytesIO(file) if isinstance(file, bytes) else file
+        image = Image.open(stream, formats=_FORMATS)
     except InputError:
         raise
     except UnidentifiedImageError:
         raise InputError(
-            f"{name} is not an image that can be read ({size} bytes); replace or remove it"
+            f"{name} is no {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]} image ({size} bytes); save it as one of them, or "
+            "remove it"
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{name} is too large to be safe: {error} Cut it into tiles") from None
-    except Exception as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{name} cannot be opened: {error or type(error).__name__}") from None
     with image:
         if image.width * image.height > MAX_PIXELS:
@@ -115,9 +121,10 @@ def _open(file: str | Path | bytes, name: str) -> Iterator[Image.Image]:
                 f"{name} claims {image.width} x {image.height} pixels, more than {MAX_PIXELS}: too large to be safe. Cut"
                 " it into tiles"
             )
+        if (pages := _pages(image)) > 1:
+            raise InputError(f"{name} has {pages} pages: save each as an image of its own")
+        image.info["rawmode"] = _raw_mode(image)
         try:
-            raw = image.tile[0][3] if image.tile else ""
-            image.info["rawmode"] = (raw if isinstance(raw, str) else raw[0])[:3] if raw else ""
             image.load()
         except (
             Exception
@@ -130,6 +137,28 @@ def _open(file: str | Path | bytes, name: str) -> Iterator[Image.Image]:
         with contextlib.suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
         yield image
+
+
+def _pages(image: Image.Image) -> int:
+    """Returns the number of images in a file, without smaller copies of them; a photograph with a preview is one."""
+    frames = getattr(image, "n_frames", 1)
+    if frames == 1 or image.format not in ("TIFF", "PNG", "WEBP"):
+        return 1
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return frames
+    copies = 0
+    for frame in range(min(frames, _MAX_PAGES)):
+        image.seek(frame)
+        copies += int(image.tag_v2.get(_SUBFILE_TYPE, 0)) & _REDUCED_OR_MASK != 0
+    image.seek(0)
+    return frames - copies
+
+
+def _raw_mode(image: Image.Image) -> str:
+    tiles = getattr(image, "tile", None)
+    raw = tiles[0][3] if tiles else ""
+    first = raw[0] if isinstance(raw, tuple) and raw else raw
+    return first[:3] if isinstance(first, str) else ""
 
 
 def _grey_channel(mask: Image.Image) -> Image.Image | None:

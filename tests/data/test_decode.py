@@ -153,8 +153,8 @@ def test_decode_truncated_file_is_named(write, decode, suffix):
 def test_decode_other_file_is_named(tmp_path):
     for name, content, message in [
         ("empty.png", b"", "is empty"),
-        ("text.png", b"hello", "is not an image"),
-        ("html.jpg", b"<!DOCTYPE html><html>", "is not an image"),
+        ("text.png", b"hello", "is no PNG"),
+        ("html.jpg", b"<!DOCTYPE html><html>", "is no PNG"),
     ]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=rf"{name} {message}"):
@@ -188,3 +188,30 @@ def test_decode_mask_colours_raise_with_conversion(write):
         decode_mask(write("grey.png", np.full((4, 4, 3), 1, np.uint8)))
     with pytest.raises(InputError, match="colour image"):
         decode_mask(write("colour.webp", mask, lossless=True))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "EPS"])
+@pytest.mark.parametrize("decode", [decode_image, decode_mask])
+def test_other_formats_are_named_whatever_the_file_is_called(tmp_path, kind, decode):
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (4, 4)).save(path, kind)
+    with pytest.raises(InputError, match=r"picture.png is no PNG, JPEG, TIFF, WEBP or BMP image"):
+        decode(path)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP"])
+@pytest.mark.parametrize("decode", [decode_image, decode_mask])
+def test_a_file_of_several_images_is_refused(tmp_path, kind, decode):
+    frames = [Image.fromarray(np.full((8, 8), 60 * i, np.uint8)) for i in range(3)]
+    frames[0].save(tmp_path / "stack", kind, save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match="stack has 3 pages"):
+        decode(tmp_path / "stack")
+
+
+def test_smaller_copies_in_a_tiff_are_no_pages(tmp_path):
+    image, copy = Image.new("L", (8, 8), 7), Image.new("L", (4, 4), 9)
+    copy.encoderinfo = {"tiffinfo": {254: 1}}
+    image.save(tmp_path / "a.tif", save_all=True, append_images=[copy])
+    with Image.open(tmp_path / "a.tif") as written:
+        assert written.n_frames == 2
+    np.testing.assert_array_equal(decode_mask(tmp_path / "a.tif"), np.full((8, 8), 7))

@@ -1,5 +1,6 @@
 """Text files that list an image and its mask on each line."""
 
+import codecs
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,9 @@ def read_list(root: str | Path, file: str | Path) -> tuple[tuple[str, str, str],
     try:
         if os.path.getsize(file) > _MAX_BYTES:
             raise InputError(f"{file} is not a list: it is larger than {_MAX_BYTES >> 20} MiB")
-        text = Path(file).read_text(encoding="utf-8-sig")
+        content = Path(file).read_bytes()
+        is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if is_utf_16 else "utf-8-sig")
     except (OSError, ValueError) as error:
         raise InputError(f"the list {file} cannot be read: {error}") from error
     top = os.path.realpath(root)
@@ -57,10 +60,10 @@ def read_list(root: str | Path, file: str | Path) -> tuple[tuple[str, str, str],
         if len(paths) != 2:
             raise InputError(f"{where} holds {len(paths)} paths, not an image and a mask: {line!r}")
         image, mask = (_inside(top, path, where) for path in paths)
-        name = str(PurePosixPath(paths[0]).with_suffix(""))
-        if paths[0] in found:
+        path = PurePosixPath(paths[0])  # without "./"
+        if str(path) in found:
             raise InputError(f"{where}: {paths[0]!r} is listed twice")
-        found[paths[0]] = (name, image, mask)
+        found[str(path)] = (str(path.with_suffix("")), image, mask)
     if not found:
         raise InputError(f"the list {file} is empty")
     return tuple(found.values())

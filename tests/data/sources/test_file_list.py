@@ -27,6 +27,14 @@ def test_file_list_keeps_its_order(root):
     assert source[1]["name"] == "images/a b"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_file_list_may_begin_with_a_byte_order_mark(root, encoding):
+    """PowerShell writes UTF-16."""
+    mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
+    text = f"{mark}images/a b.png\tmasks/0.png\nimages/1.png masks/1.png\n"
+    assert names(root, text.encode(encoding)) == ["images/a b", "images/1"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -41,6 +49,7 @@ def test_file_list_keeps_its_order(root):
         ("images/0.png", "holds 1 paths"),
         ("images/0.png masks/0.png masks/1.png", "holds 3 paths"),
         ("images/0.png masks/0.png\nimages/0.png masks/1.png", "line 2 of .* listed twice"),
+        ("images/0.png masks/0.png\n./images/0.png masks/1.png", "line 2 of .* listed twice"),
         ("# nothing", "is empty"),
         (b"\xff\xfe\x00", "cannot be read"),
     ],
