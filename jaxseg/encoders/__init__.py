@@ -16,7 +16,7 @@ from jaxseg.encoders.protocol import Encoder
 
 __all__ = ["ENCODERS", "Encoder", "create", "names", "options"]
 
-_FILES = ("resnet", "vgg", "mobilenet_v2", "efficientnet")
+_FILES = ("resnet", "vgg", "mobilenet_v2", "mobilenet_v3", "efficientnet")
 
 ENCODERS: dict[str, registry.Builder] = registry.gather(__name__, _FILES, "ENCODERS")
 """The builders of all families by name."""

@@ -67,6 +67,11 @@ TIMM_FEATURES = (
     slow("resnet152", "resnet152", (64, 64)),
     quick("mobilenetv2_100", "mobilenetv2_100", (45, 70)),
     slow("mobilenetv2_110d", "mobilenetv2_110d", (64, 96), options={"output_stride": 8}),
+    quick("mobilenetv3_small_100", "mobilenetv3_small_100", (45, 70)),
+    slow("mobilenetv3_small_050", "mobilenetv3_small_050", (64, 96), options={"output_stride": 16}),
+    slow("mobilenetv3_large_100", "mobilenetv3_large_100", (64, 96), options={"output_stride": 8}),
+    slow("tf_mobilenetv3_large_100", "tf_mobilenetv3_large_100", (45, 70)),
+    slow("tf_mobilenetv3_small_minimal_100", "tf_mobilenetv3_small_minimal_100", (47, 33)),
     quick("efficientnet_b0", "efficientnet_b0", (45, 70)),
     slow("efficientnet_b1", "efficientnet_b1", (64, 96), options={"output_stride": 8}),
     slow("efficientnet_lite0", "efficientnet_lite0", (64, 96), options={"output_stride": 16}),
@@ -112,6 +117,10 @@ SMP_LOGITS = (
     slow(
         *("unet", "Unet", (64, 96), "efficientnet_b0"),
         peer_options={"encoder_name": "tu-efficientnet_b0"},
+    ),
+    slow(
+        *("unet", "Unet", (64, 96), "mobilenetv3_small_100"),
+        peer_options={"encoder_name": "tu-mobilenetv3_small_100"},
     ),
     slow(
         *("fpn", "FPN", (64, 32), "mobilenetv2_100"),
