@@ -107,25 +107,8 @@ def quoted(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def listed(names: Sequence[str]) -> str:
-    """Formats names as code, three and more of which the last digit counts on as the first and the last.
-
-    >>> listed(["lite0", "b3", "b4", "b5", "b6", "b7"])
-    '`lite0`, `b3` to `b7`'
-    """
-    runs: list[list[str]] = []
-    for name in names:
-        previous = runs[-1][-1] if runs else ""
-        follows = previous and name[:-1] == previous[:-1] and ord(name[-1]) == ord(previous[-1]) + 1
-        if follows:
-            runs[-1].append(name)
-        else:
-            runs.append([name])
-    return ", ".join(quoted(run) if len(run) < 3 else f"`{run[0]}` to `{run[-1]}`" for run in runs)
-
-
 def short_tables() -> str:
-    """Returns the tables of the README: architectures with equal encoders and weights share a row."""
+    """Returns the tables of the README: what has equal encoders and weights shares a row."""
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name in models.names():
         groups[architecture_cells(name)].append(name)
@@ -133,13 +116,13 @@ def short_tables() -> str:
         ("architecture", "encoders", "weights of complete networks"),
         ((quoted(names), *cells) for cells, names in groups.items()),
     )
-    rows = (
-        (family, listed(names), ", ".join(sources(encoders.create(names[0]))) or "-")
-        for family, names in families().items()
-    )
-    return (
-        architectures + "\n\nEncoders:\n\n" + table(("encoder family", "encoders", "weights"), rows)
-    )
+    sharing: dict[str, list[str]] = defaultdict(list)
+    for family, (first, *others) in families().items():
+        more = f" and {len(others)} more" if others else ""
+        weights = ", ".join(sources(encoders.create(first))) or "-"
+        sharing[weights].append(f"{family}: `{first}`{more}")
+    rows = (("; ".join(found), weights) for weights, found in sharing.items())
+    return architectures + "\n\n" + table(("encoder families", "weights"), rows)
 
 
 def summary(builder: Any) -> str:

@@ -113,7 +113,7 @@ def _open(file: str | Path | bytes, name: str) -> Iterator[Image.Image]:
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{name} is too large to be safe: {error} Cut it into tiles") from None
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of PIL alone, of any type
         raise InputError(f"{name} cannot be opened: {error or type(error).__name__}") from None
     with image:
         if image.width * image.height > MAX_PIXELS:
@@ -121,10 +121,9 @@ def _open(file: str | Path | bytes, name: str) -> Iterator[Image.Image]:
                 f"{name} claims {image.width} x {image.height} pixels, more than {MAX_PIXELS}: too large to be safe. Cut"
                 " it into tiles"
             )
-        if (pages := _pages(image)) > 1:
-            raise InputError(f"{name} has {pages} pages: save each as an image of its own")
         image.info["rawmode"] = _raw_mode(image)
         try:
+            pages = _pages(image)
             image.load()
         except (
             Exception
@@ -133,6 +132,8 @@ def _open(file: str | Path | bytes, name: str) -> Iterator[Image.Image]:
                 f"{name} does not decode: {error or type(error).__name__} ({size} bytes);"
                 " replace or remove it"
             ) from None
+        if pages > 1:
+            raise InputError(f"{name} has {pages} pages: save each as an image of its own")
         # A broken EXIF block has no orientation; the pixels are valid.
         with contextlib.suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
