@@ -4,7 +4,7 @@ import functools
 import inspect
 
 import flax.linen as nn
-from harness.encoders import SIZE, first_of_each, quick_names, shapes, shrink, variants
+from harness.encoders import SIZE, quick_names, shapes, shrink, variants
 
 import jaxseg
 from jaxseg import models
@@ -42,21 +42,12 @@ def encoders_of(name):
 
 @functools.cache
 def cases():
-    """Returns pairs of an architecture and a small encoder, or None; all, and those for quick tests.
+    """Returns pairs of an architecture and a small encoder, or None.
 
-    Each architecture on the first family that it accepts, and U-Net on every family. The quick ones are
-    the first architecture of each file.
+    Each architecture on the first family that it accepts, and U-Net on every family.
     """
     every = [(name, encoders_of(name)[0]) for name in models.names()]
-    every += [("unet", encoder) for encoder in encoders_of("unet")[1:]]
-    first = first_of_each(models.MODELS.items(), family=_file)
-    return every, [(name, encoders_of(name)[0]) for name in first]
-
-
-def _file(builder):
-    while isinstance(builder, functools.partial):
-        builder = builder.func
-    return builder.__module__
+    return every + [("unet", encoder) for encoder in encoders_of("unet")[1:]]
 
 
 def accept_any_encoder():

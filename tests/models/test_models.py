@@ -29,13 +29,7 @@ from harness.models import (
 
 from jaxseg import encoders, models
 
-EVERY, QUICK = cases()
-CASES = [
-    pytest.param(
-        case, marks=[] if case in QUICK else [pytest.mark.slow], id="-".join(filter(None, case))
-    )
-    for case in EVERY
-]
+CASES = [pytest.param(case, id="-".join(filter(None, case))) for case in cases()]
 FIRST = [pytest.param((name, encoders_of(name)[0]), id=name) for name in models.names()]
 OTHER_ENCODERS = [
     encoders.resnet50(),
@@ -222,7 +216,7 @@ def logits_at_indices_of(model, subject):
 
 
 def test_pmap_has_the_logits_of_jit():
-    model, images = small_model(*QUICK[0]), noise(2, *SIZE, 3)
+    model, images = small_model(*cases()[0]), noise(2, *SIZE, 3)
     variables = random_variables(shapes(model)[1])
     expected = fast_jit(model.apply)(variables, images).logits
     logits = jax.pmap(model.apply, in_axes=(None, 0))(variables, images[:, None]).logits
