@@ -64,7 +64,7 @@ def docstrings(path):
 
 
 def avoided(text):
-    """What is wrong with a text, and what to write instead."""
+    """Returns the mistakes in a text, each with what to write instead."""
     without_code = re.sub(
         r"^```.*?^```|`[^`\n]*`(?<!of `)", "`", text, flags=re.DOTALL | re.MULTILINE
     )

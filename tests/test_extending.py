@@ -1,4 +1,4 @@
-"""What a user adds from outside: each part is named in a recipe, trains, resumes, evaluates, predicts and reports."""
+"""Parts from outside of the package: each is named in a recipe, trains, resumes, evaluates, predicts and reports."""
 
 import json
 import os

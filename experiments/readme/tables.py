@@ -182,7 +182,8 @@ def readme(text: str) -> str:
     """Returns the README with its tables written again."""
     begin, end = map(re.escape, MARKS)
     written = MARKS[0] + "\n" + short_tables() + "\n\n" + MARKS[1]
-    return re.sub(f"{begin}.*?{end}", lambda _: written, text, flags=re.DOTALL)
+    text = re.sub(f"{begin}.*?{end}", lambda _: written, text, flags=re.DOTALL)
+    return re.sub(r"(\| semantic architectures \|) \d+", rf"\1 {len(models.names())}", text)
 
 
 def main() -> None:

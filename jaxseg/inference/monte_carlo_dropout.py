@@ -6,8 +6,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from jaxseg.errors import InputError
 from jaxseg.models.averaging import UNCERTAINTY, Averaging
@@ -66,16 +64,10 @@ class MonteCarloDropout:
 
         def run(key: Array) -> Any:
             with nn.intercept_methods(_switch_on):
-                output = self.model.apply(variables, images, train=False, rngs={"dropout": key})
-            return self.average.start(output)
-
-        def step(total: Any, key: Array) -> tuple[Any, None]:
-            return self.average.add(total, run(key)), None
+                return self.model.apply(variables, images, train=False, rngs={"dropout": key})
 
         keys = jax.random.split(jax.random.key(self.seed), self.samples)
-        like = jax.eval_shape(run, keys[0])
-        total = jax.tree.map(lambda x: jnp.full(x.shape, self.average.empty, x.dtype), like)
-        return self.average.finish(lax.scan(step, total, keys)[0], self.samples)
+        return self.average.finish(self.average.accumulate(run, keys), self.samples)
 
 
 def _switch_on(function: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:

@@ -149,17 +149,9 @@ class TestTimeAugmentation:
             moved = lax.switch(index, symmetries, images)
             output = self.model.apply(variables, moved, train=False)
             output = lax.switch(index, inverses, output)
-            output = jax.tree.map(lambda x: _resize(x, size), output)
-            return self.average.start(output)
+            return jax.tree.map(lambda x: _resize(x, size), output)
 
-        def step(total: Any, index: Array) -> tuple[Any, None]:
-            return self.average.add(total, run(index)), None
-
-        indices = jnp.arange(len(symmetries))
-        if total is None:
-            like = jax.eval_shape(run, indices[0])
-            total = jax.tree.map(lambda x: jnp.full(x.shape, self.average.empty, x.dtype), like)
-        return lax.scan(step, total, indices)[0]
+        return self.average.accumulate(run, jnp.arange(len(symmetries)), total)
 
 
 def _scaled(size: Size, scale: float) -> Size:

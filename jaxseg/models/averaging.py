@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxseg.typing import Array, Output
 
@@ -25,6 +26,17 @@ class Averaging(NamedTuple):
     add: Callable[[Total, Total], Total]
     empty: float
     finish: Callable[[Total, int], Any]
+
+    def accumulate(self, run: Callable[[Array], Any], inputs: Array, total: Total = None) -> Total:
+        """Adds the outputs `run(x)` of all `x` along the first axis of `inputs`; one of them is in memory at a time."""
+
+        def start(x: Array) -> Total:
+            return self.start(run(x))
+
+        if total is None:
+            like = jax.eval_shape(start, inputs[0])
+            total = jax.tree.map(lambda x: jnp.full(x.shape, self.empty, x.dtype), like)
+        return lax.scan(lambda total, x: (self.add(total, start(x)), None), total, inputs)[0]
 
 
 class UncertainOutput(NamedTuple):

@@ -15,7 +15,7 @@ from jaxseg.models.segmentation_model import (
     make_image_head,
 )
 from jaxseg.models.unet import CHANNELS, DoubleConv, channels_of_steps
-from jaxseg.nn import Conv, ConvNorm, Head, nearest, upsample_merge
+from jaxseg.nn import Conv, ConvNorm, Head, SqueezeExcite, nearest, upsample_merge
 from jaxseg.nn.blocks import kaiming_fan_in
 from jaxseg.typing import Array, Size, Upsample
 
@@ -54,28 +54,6 @@ class PositionAttention(nn.Module):
         return conv(channels, 3, name="out")(x + mean)
 
 
-class ChannelGate(nn.Module):
-    """Weights of channels in 0..1, from their means.
-
-    Attributes:
-        reduced: Channels between the two convolutions.
-        dtype: Type to compute in; that of features and parameters by default.
-        param_dtype: Type of parameters.
-    """
-
-    reduced: int
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps `[N, H, W, C]` to `[N, 1, 1, C]`."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = partial(Conv, kernel_size=1, kernel_init=kaiming_fan_in, **types)
-        y = nn.relu(conv(self.reduced, name="reduce")(x.mean((1, 2), keepdims=True)))
-        return nn.sigmoid(conv(x.shape[-1], name="expand")(y))
-
-
 class FusionAttention(nn.Module):
     """A step of U-Net whose coarse map gets the skip's channels first, weighted by gates of both.
 
@@ -102,8 +80,10 @@ class FusionAttention(nn.Module):
         x = conv(x.shape[-1], name="smooth")(x, train=train)
         x = conv(channels, 1, name="project")(x, train=train)
         x = self.upsample(x, (skip.shape[1], skip.shape[2]))
-        gate = partial(ChannelGate, max(1, channels // self.reduction), **types)
-        x = x * (gate(name="coarse_gate")(x) + gate(name="skip_gate")(skip))
+        gate = partial(
+            SqueezeExcite, max(1, channels // self.reduction), kernel_init=kaiming_fan_in, **types
+        )
+        x = gate(name="coarse_gate")(x) + gate(name="skip_gate")(x, skip)
         merged = jnp.concatenate([x, skip], axis=-1)
         return DoubleConv(self.features, name="convs", **types)(merged, train=train)
 

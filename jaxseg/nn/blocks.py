@@ -186,14 +186,14 @@ class SqueezeExcite(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps `[N, H, W, C]` to the same shape."""
+    def __call__(self, x: Array, means_of: Array | None = None) -> Array:
+        """Maps `[N, H, W, C]` to the same shape; the gate is computed from `means_of`, by default `x` itself."""
         types = {
             "kernel_init": self.kernel_init,
             "dtype": self.dtype,
             "param_dtype": self.param_dtype,
         }
-        y = x.mean((1, 2), keepdims=True)
+        y = (x if means_of is None else means_of).mean((1, 2), keepdims=True)
         y = self.activation(Conv(self.reduced, 1, name="reduce", **types)(y))
         return x * self.gate(Conv(x.shape[-1], 1, name="expand", **types)(y)).astype(x.dtype)
 

@@ -26,7 +26,7 @@ HEADLINE = Headline("mean_iou", "mIoU")
 
 
 class Seen:
-    """What an observer was called with."""
+    """Records the calls of an observer."""
 
     def __init__(self):
         self.steps, self.train, self.validation, self.skips = [], [], [], []

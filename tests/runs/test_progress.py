@@ -1,4 +1,4 @@
-"""What a person and the log see of a step."""
+"""Progress of a step, on the screen and in the log."""
 
 import io
 
