@@ -29,6 +29,7 @@ class MonteCarloDropout:
     References:
         Gal and Ghahramani, Dropout as a Bayesian Approximation, 2016, https://arxiv.org/abs/1506.02142
 
+    >>> import jax.numpy as jnp
     >>> from jaxseg.typing import Output
     >>> class Noisy(nn.Module):
     ...     @nn.compact
